@@ -1,0 +1,3 @@
+"""Transfer learning for language in JAX: representation ∘ head, under a plan."""
+
+__version__ = "0.1.0"
