@@ -1,0 +1,1 @@
+"""Files: errors, hashes, atomic writes, locks and where weights come from."""

@@ -1,0 +1,89 @@
+"""One process at a time in a folder."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from tl_jax.files.errors import RunBusyError
+
+LOCK = ".lock"
+"""The lock file's name; its text is for people, the kernel's lock is what counts."""
+
+
+@contextlib.contextmanager
+def hold(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Holds ``folder`` (made if need be) for this process until the block ends.
+
+    The kernel drops the lock when the process dies, however it dies, so there is
+    nothing stale to clean up. A forked child that outlives it keeps the lock.
+
+    Args:
+      folder: The folder to hold, by an exclusive ``flock`` on its ``.lock``.
+      wait: Seconds to wait for another holder to leave.
+
+    Raises:
+      RunBusyError: Another holder is there; it is named by pid, host, command and time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # O_NOFOLLOW: a link planted as .lock must not have its target truncated.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(folder / LOCK, flags, 0o666)
+    try:
+        _acquire(descriptor, folder, time.monotonic() + wait)
+        _replace(descriptor, json.dumps(_owner()).encode())
+        try:
+            yield
+        finally:
+            _replace(descriptor, b"")
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, folder: Path, deadline: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise RunBusyError(_busy(descriptor, folder)) from None
+            time.sleep(0.05)
+
+
+def _owner() -> dict[str, str | int]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": shlex.join(sys.argv),
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def _replace(descriptor: int, data: bytes) -> None:
+    """Best effort: a full disk must not keep the lock from being held or released."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, data, 0)
+
+
+def _busy(descriptor: int, folder: Path) -> str:
+    try:
+        owner = json.loads(os.pread(descriptor, 1 << 16, 0))
+        who = (
+            f"process {owner['pid']} on {owner['host']} "
+            f"({owner['command']!r}), since {owner['since']}"
+        )
+    except (ValueError, TypeError, KeyError):
+        who = "a process that has not written its name yet"
+    return (
+        f"{folder}: another process works here: {who}. "
+        "Wait for it or stop it, or name another folder."
+    )
