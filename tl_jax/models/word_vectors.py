@@ -1,0 +1,106 @@
+"""Static word vectors under a (bi)LSTM: embedding → RNN → pooled.
+
+The classifier that word2vec and GloVe vectors were first transferred to: the embedding
+is the only layer that comes pretrained.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from tl_jax.models.batch import (
+    Array,
+    Batch,
+    first_tokens,
+    last_tokens,
+    max_tokens,
+    mean_tokens,
+)
+from tl_jax.models.dropout import Noise, dropout
+from tl_jax.models.layers import Embed, Features
+from tl_jax.models.lstm import Lstm
+
+
+@dataclass(frozen=True)
+class WordVectorsConfig:
+    """Sizes and choices of a word-vector encoder.
+
+    Attributes:
+      vocab_size: Rows of the embedding, V.
+      embedding_size: Width of a word vector.
+      hidden_size: Width of one direction of the LSTM.
+      num_layers: LSTM layers.
+      bidirectional: Adds an LSTM that reads from right to left.
+      dropout: Dropout of the embedded words and of each LSTM layer's output.
+      initializer_range: Standard deviation of a random embedding.
+      pooling: How an example becomes one vector: ``last`` joins the final state of
+        each direction, ``max`` and ``mean`` pool over its tokens, ``none`` makes none.
+      dtype: Type of activations; parameters stay float32.
+    """
+
+    vocab_size: int
+    embedding_size: int = 50
+    hidden_size: int = 128
+    num_layers: int = 1
+    bidirectional: bool = True
+    dropout: float = 0.5
+    initializer_range: float = 0.1
+    pooling: Literal["last", "max", "mean", "none"] = "max"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class WordVectors(nn.Module):
+    """Maps a batch to its word vectors, the LSTM's states and one vector an example.
+
+    ``layers[0]`` is ``[B, T, embedding_size]``; ``layers[l]``, the l-th LSTM's output,
+    is ``[B, T, directions · hidden_size]``, as is ``pooled``, ``[B, S, …]``.
+    """
+
+    config: WordVectorsConfig
+
+    @nn.compact
+    def __call__(self, batch: Batch, noise: Noise | None = None) -> Features:
+        """Encodes ``batch``; ``noise`` switches dropout on."""
+        c = self.config
+        embed = Embed(
+            c.vocab_size, c.embedding_size, c.initializer_range, name="embedding"
+        )
+        states = embed(batch.tokens).astype(c.dtype)
+        layers = [states]
+        for index in range(c.num_layers):
+            states = dropout(states, c.dropout, noise, layer=index)
+            directions = {"forward": False, "backward": True}
+            states = jnp.concatenate(
+                [
+                    Lstm(c.hidden_size, reverse, name=f"lstm_{index}_{name}")(
+                        states, batch.example
+                    )
+                    for name, reverse in directions.items()
+                    if c.bidirectional or not reverse
+                ],
+                axis=-1,
+            )
+            layers.append(states)
+        states = dropout(states, c.dropout, noise, layer=c.num_layers)
+        return Features(tuple(layers), self._pool(states, batch))
+
+    def _pool(
+        self, states: Float[Array, "B T D"], batch: Batch
+    ) -> Float[Array, "B S D"] | None:
+        match self.config.pooling:
+            case "none":
+                return None
+            case "mean":
+                return mean_tokens(states, batch)
+            case "max":
+                return max_tokens(states, batch)
+        size = self.config.hidden_size
+        forward = last_tokens(states[..., :size], batch)
+        if not self.config.bidirectional:
+            return forward
+        return jnp.concatenate(
+            [forward, first_tokens(states[..., size:], batch)], axis=-1
+        )
