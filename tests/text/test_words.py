@@ -1,0 +1,94 @@
+import json
+
+import pytest
+
+from tl_jax.files.errors import ConfigError, DataError
+from tl_jax.text.words import WordVocabulary, split_words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        # As the Penn Treebank's tokenizer splits clitics (GloVe's corpus follows it).
+        ("They can't, I'm sure.", "they ca n't , i 'm sure ."),
+        ("the director's cut isn’t his", "the director 's cut is n't his"),
+        ("already tokenized , as mr is .", "already tokenized , as mr is ."),
+        ("3.5 of 10,000 at 12:30 in the 1990s", "3.5 of 10,000 at 12:30 in the 1990s"),
+        ("well-made -- and then ... !", "well - made -- and then ... !"),
+        ("영화 정말 좋아요!! ㅋㅋ", "영화 정말 좋아요 ! ! ㅋㅋ"),
+        ("cafe\u0301 😀\u200b\ufeff", "café 😀"),
+        ("snake_case <b> 'quoted'", "snake_case < b > ' quoted '"),
+        ("", ""),
+    ],
+)
+def test_split_words(text, words):
+    assert split_words(text, lowercase=True) == words.split()
+
+
+def test_case_is_kept_on_demand():
+    assert split_words("Don'T Stop", lowercase=False) == ["Do", "n'T", "Stop"]
+
+
+def test_order_is_by_count_then_spelling():
+    texts = ["b a c", "b c", "d", "B"]
+    vocabulary = WordVocabulary.build(texts)
+    assert vocabulary.words == ("<unk>", "<sep>", "b", "c", "a", "d")
+    assert WordVocabulary.build(reversed(texts)) == vocabulary
+    assert WordVocabulary.build(texts, min_count=2).words[2:] == ("b", "c")
+    assert WordVocabulary.build(texts, max_size=3).words == ("<unk>", "<sep>", "b")
+    cased = WordVocabulary.build(texts, lowercase=False)
+    assert cased.words[2:] == ("b", "c", "B", "a", "d")
+
+
+def test_encode_single_texts():
+    vocabulary = WordVocabulary(("<unk>", "<sep>", "a", "b"))
+    got = vocabulary.encode(["a b", "B z", "", "a a a a"], max_length=3)
+    assert [t.tolist() for t in got.tokens] == [[2, 3], [3, 0], [0], [2, 2, 2]]
+    assert [t.tolist() for t in got.types] == [[0, 0], [0, 0], [0], [0, 0, 0]]
+
+
+def test_encode_pairs():
+    vocabulary = WordVocabulary(("<unk>", "<sep>", "a", "b"))
+    got = vocabulary.encode(["a", "a a a"], ["b b b b", ""], max_length=4)
+    assert [t.tolist() for t in got.tokens] == [[2, 1, 3, 3], [2, 2, 1, 0]]
+    assert [t.tolist() for t in got.types] == [[0, 0, 1, 1], [0, 0, 0, 1]]
+    with pytest.raises(ConfigError, match="pairs"):
+        vocabulary.encode(["a"], [], max_length=4)
+    with pytest.raises(ConfigError, match="3 or more"):
+        vocabulary.encode(["a"], ["b"], max_length=2)
+
+
+def test_text_that_spells_a_special_word_is_text():
+    vocabulary = WordVocabulary.build(["<sep> sep"])
+    assert vocabulary.words[2:] == ("sep", "<", ">")
+
+
+def test_saved_vocabulary_comes_back(tmp_path):
+    vocabulary = WordVocabulary.build(["영화 x", 'quo"te'], lowercase=False)
+    vocabulary.save(tmp_path / "words.json")
+    assert WordVocabulary.load(tmp_path / "words.json") == vocabulary
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        [],
+        {"words": ["<unk>", "<sep>", 3], "lowercase": True},
+        {"words": ["<unk>", "<sep>"]},
+        {"words": ["a", "b"], "lowercase": True},
+        {"words": ["<unk>", "<sep>", "a", "a"], "lowercase": True},
+    ],
+)
+def test_broken_vocabulary_is_a_typed_error(tmp_path, state):
+    (tmp_path / "words.json").write_text(json.dumps(state))
+    with pytest.raises(DataError):
+        WordVocabulary.load(tmp_path / "words.json")
+    with pytest.raises(DataError):
+        WordVocabulary.load(tmp_path / "none.json")
+
+
+def test_bad_sizes_are_refused():
+    with pytest.raises(ConfigError):
+        WordVocabulary.build(["a"], min_count=0)
+    with pytest.raises(ConfigError):
+        WordVocabulary.build(["a"], max_size=1)

@@ -1,0 +1,193 @@
+"""Data sets of TFDS, read without TensorFlow through array_record's random access."""
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from tl_jax.data.table import Problems, Table, bad_characters
+from tl_jax.files.errors import DataError, SourceError, did_you_mean
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+PROBE_SECONDS = 3.0
+_READ = 1024  # examples read at once
+_NAME = re.compile(
+    r"tfds:(?P<name>[\w./+-]+?)(?::(?P<version>\d+\.\d+\.\d+))?(?::(?P<split>[A-Za-z].*))?"
+)
+
+
+def read_tfds(
+    source: str,
+    problems: Problems | None = None,
+    *,
+    data_dir: str | Path | None = None,
+) -> Table:
+    """Reads ``tfds:NAME/CONFIG[:VERSION][:SPLIT]`` into a table of strings.
+
+    SPLIT is ``train`` by default and may be a slice (``train[:10%]``). Bytes are
+    decoded as UTF-8, a class label becomes its name, numbers their shortest decimal;
+    features that are not scalars are left out. A set that is not prepared is prepared,
+    if that can be done without TensorFlow and its host answers within 3 s.
+
+    Args:
+      source: The name.
+      problems: Gathers examples that are not UTF-8.
+      data_dir: Where prepared data are; ``$TFDS_DATA_DIR``, or TFDS's own, by default.
+
+    Raises:
+      SourceError: The set is unknown, not prepared as array_record, or cannot be
+        prepared here; the message says what to install or to do.
+      DataError: There is no such split, or no scalar feature.
+    """
+    match = _NAME.fullmatch(source)
+    if match is None:
+        raise SourceError(f"{source!r} is not of the form tfds:NAME/CONFIG[:SPLIT].")
+    name, version, split = match["name"], match["version"], match["split"]
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR")
+    full = f"{name}:{version}" if version else name
+    builder = _builder(full, None if folder is None else str(folder))
+    if not builder.is_prepared():
+        _prepare(builder, full)
+    problems = problems or Problems()
+    return _read(builder, split or "train", source, problems)
+
+
+def _builder(name: str, data_dir: str | None) -> "tfds.core.DatasetBuilder":
+    try:
+        import tensorflow_datasets as tfds
+        import tensorflow_datasets.text  # it registers the text sets
+        from tensorflow_datasets.core.registered import DatasetNotFoundError
+    except ImportError as error:
+        raise SourceError(
+            f"tfds:{name}: tensorflow-datasets cannot be imported ({error}); "
+            "pip install tensorflow-datasets."
+        ) from error
+    # A set prepared earlier keeps its own file format: ask for it first.
+    errors: list[Exception] = []
+    options: tuple[dict[str, Any], ...] = ({}, {"file_format": "array_record"})
+    for wanted in options:
+        try:
+            builder = tfds.builder(name, data_dir=data_dir, **wanted)
+        except DatasetNotFoundError as error:
+            known = tfds.list_builders(with_community_datasets=False)
+            near = did_you_mean(name.split("/")[0], known)
+            raise SourceError(
+                f"tfds:{name}: TFDS has no such data set, and none of that name is "
+                f"prepared in {data_dir or 'its data folder'}.{near}"
+            ) from error
+        except Exception as error:
+            errors.append(error)
+            continue
+        if builder.is_prepared() or wanted:
+            return builder
+    raise SourceError(f"tfds:{name}: {_short(errors[-1])}") from errors[-1]
+
+
+def _prepare(builder: "tfds.core.DatasetBuilder", name: str) -> None:
+    """Downloads and prepares a set where that needs no TensorFlow."""
+    by_hand = (
+        "To prepare it elsewhere: pip install 'tl-jax[tfds]', then in Python "
+        f"tfds.builder({name!r}, file_format='array_record').download_and_prepare(), "
+        "and copy the data folder or name it in TFDS_DATA_DIR."
+    )
+    hosts = {urlsplit(url).hostname for url in builder.url_infos or {}}
+    silent = sorted(h for h in hosts if h and not _answers(h))
+    if silent:
+        raise SourceError(
+            f"tfds:{name} is not prepared in {builder.data_dir}, and "
+            f"{', '.join(silent)} cannot be reached. {by_hand}"
+        )
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        needs = "tensorflow" in str(error).lower()
+        why = "preparing it needs TensorFlow" if needs else _short(error)
+        raise SourceError(
+            f"tfds:{name} is not prepared in {builder.data_dir}: {why}. {by_hand}"
+        ) from error
+
+
+def _answers(host: str, port: int = 443) -> bool:
+    """True if a host accepts a connection soon; TFDS itself would retry for 205 s."""
+    try:
+        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _read(
+    builder: "tfds.core.DatasetBuilder", split: str, source: str, problems: Problems
+) -> Table:
+    columns = _columns(builder.info.features)
+    if not columns:
+        raise DataError(f"{source}: none of its features is a text or a number.")
+    known = builder.info.splits or {}
+    for name in re.sub(r"\[[^]]*\]", "", split).split("+"):
+        if name.strip() not in (*known, "all"):
+            raise DataError(
+                f"{source}: there is no split {name.strip()!r} among {sorted(known)}."
+                f"{did_you_mean(name, known)}"
+            )
+    try:
+        rows = cast(Any, builder).as_data_source(split=split)
+    except Exception as error:
+        raise SourceError(
+            f"{source}: what is prepared in {builder.data_dir} cannot be read without "
+            f"TensorFlow ({_short(error)}). Prepare it with file_format='array_record'."
+        ) from error
+    values: dict[str, list[str | None]] = {name: [] for name in columns}
+    where: list[tuple[int, int]] = []
+    for number, example in enumerate(_examples(rows, source)):
+        row = [_string(example[name], names) for name, names in columns.items()]
+        if wrong := bad_characters(row):
+            problems.add(f"{source} example {number}", wrong)
+            continue
+        for column, value in zip(values.values(), row, strict=True):
+            column.append(value)
+        where.append((0, number))
+    return Table(values, (source,), where, unit="example")
+
+
+def _examples(rows: Any, source: str) -> Iterator[dict[str, Any]]:
+    try:
+        for start in range(0, len(rows), _READ):
+            stop = min(start + _READ, len(rows))
+            yield from rows.__getitems__(list(range(start, stop)))
+    except Exception as error:
+        raise SourceError(
+            f"{source}: the prepared files are broken ({_short(error)}). "
+            "Remove them and prepare the set again."
+        ) from error
+
+
+def _columns(features: Any) -> dict[str, list[str] | None]:
+    """Returns the scalar features by name, with the class names of a label."""
+    found: dict[str, list[str] | None] = {}
+    for name, feature in dict(features or {}).items():
+        if getattr(feature, "shape", None) == () and hasattr(feature, "np_dtype"):
+            found[name] = list(getattr(feature, "names", None) or []) or None
+    return found
+
+
+def _string(value: Any, names: list[str] | None) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if names is not None:
+        return names[value] if 0 <= value < len(names) else None
+    return str(value)
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}".rstrip(": ")

@@ -1,0 +1,1 @@
+"""Strings → ids: WordPiece, and whole words for word vectors."""
