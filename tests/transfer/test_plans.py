@@ -1,0 +1,358 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import (
+    drawn,
+    farthest,
+    initialised,
+    same_bits,
+    tiny_bert,
+    tiny_word_vectors,
+    uneven_batch,
+)
+
+from tl_jax.files.errors import ConfigError
+from tl_jax.models.compose import flatten_paths
+from tl_jax.tasks.classification import loss
+from tl_jax.training.state import TrainState
+from tl_jax.training.step import create_state, join, train_step
+from tl_jax.transfer.plans import Plan, Rule, Stage, carry_over, check_stages
+
+TREE = {
+    "encoder": {
+        "embedding": {"embedding": jnp.ones((5, 2))},
+        "layer": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
+    },
+    "head": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)},
+}
+
+
+def test_the_first_rule_that_matches_wins():
+    plan = Plan(
+        Rule("encoder/embedding/.*", frozen=True),
+        Rule("encoder/.*", rate=0.5),
+        Rule(".*"),
+    )
+    rules = plan.match(TREE)
+    assert {path: (rule.frozen, rule.rate) for path, rule in rules.items()} == {
+        "encoder/embedding/embedding": (True, 1.0),
+        "encoder/layer/kernel": (False, 0.5),
+        "encoder/layer/bias": (False, 0.5),
+        "head/kernel": (False, 1.0),
+        "head/bias": (False, 1.0),
+    }
+
+
+def test_a_pattern_must_match_the_whole_path():
+    assert Plan(Rule("head/kernel")).rule("head/kernel_2") is None
+    assert Plan(Rule("kernel")).rule("head/kernel") is None
+
+
+def test_both_kinds_of_mismatch_are_told_at_once():
+    plan = Plan(
+        Rule("encoder/.*"), Rule("encoder/layer/bias"), Rule("encodr/layer/kernel")
+    )
+    with pytest.raises(ConfigError) as caught:
+        plan.match(TREE)
+    told = str(caught.value)
+    assert "no rule matches head/kernel" in told
+    assert "no rule matches head/bias" in told
+    assert "'encoder/layer/bias' matches no parameter" in told
+    assert "Did you mean 'encoder/layer/kernel'?" in told
+    assert "no rule matches encoder" not in told
+
+
+def test_broken_rules_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        Plan(
+            Rule("(", frozen=True),
+            Rule("a", frozen=True, rate=0.5),
+            Rule("b", rate=0.0),
+            Rule("c", rate=float("nan")),
+            Rule("d", rate=float("inf")),
+            Rule("e"),
+            Rule("e"),
+        )
+    told = str(caught.value)
+    for part in ("'('", "'a'", "'b'", "'c'", "'d'", "'e': stands 2 times"):
+        assert part in told
+    with pytest.raises(ConfigError, match="no rules"):
+        Plan()
+
+
+def test_table_counts_by_hand():
+    plan = Plan(
+        Rule("encoder/embedding/.*", frozen=True),
+        Rule("encoder/.*", rate=0.25),
+        Rule(".*"),
+    )
+    rows = [line.split() for line in plan.table(TREE).splitlines()]
+    # 5·2; 2·3 + 3, of which 6 decay; 3·2 + 2, of which 6 decay. Four bytes each.
+    assert rows[0] == ["pattern", "parameters", "bytes", "rate", "decay"]
+    assert rows[2] == ["encoder/embedding/.*", "10", "40", "frozen", "–"]
+    assert rows[3] == ["encoder/.*", "9", "36", "×", "0.25", "6"]
+    assert rows[4] == [".*", "8", "32", "×", "1", "6"]
+    assert rows[6] == ["trained", "17", "68"]
+    assert rows[7] == ["all", "27", "108"]
+
+
+def test_table_of_a_bert_counts_by_hand():
+    params = drawn(tiny_bert())
+    plan = Plan(Rule("encoder/(embeddings|layer_.*)/.*", frozen=True), Rule(".*"))
+    rows = [line.split() for line in plan.table(params).splitlines()]
+    embeddings = (50 + 16 + 2) * 16 + 2 * 16
+    attention, fed, norms = 4 * (16 * 16 + 16), 2 * 16 * 32 + 32 + 16, 4 * 16
+    encoder = embeddings + 2 * (attention + fed + norms)
+    rest = (16 * 16 + 16) + (16 * 3 + 3)
+    assert rows[2][1:3] == [f"{encoder:,}", f"{4 * encoder:,}"]
+    assert rows[3][1:3] == [f"{rest:,}", f"{4 * rest:,}"]
+    assert rows[3][-1] == str(16 * 16 + 16 * 3)
+    assert rows[-1][1] == "5,891"
+
+
+def test_split_and_join_are_inverse():
+    plan = Plan(Rule("encoder/layer/kernel|head/bias", frozen=True), Rule(".*"))
+    trained, frozen = plan.split(TREE)
+    assert set(flatten_paths(frozen)) == {"encoder/layer/kernel", "head/bias"}
+    assert not set(flatten_paths(trained)) & set(flatten_paths(frozen))
+    assert same_bits(join(trained, frozen), TREE)
+
+
+def test_plans_are_values():
+    assert Plan(Rule("a")) == Plan(Rule("a")) != Plan(Rule("b"))
+    assert len({Plan(Rule("a")), Plan(Rule("a"))}) == 1
+    assert eval(repr(Plan(Rule("a", rate=0.5)))) == Plan(Rule("a", rate=0.5))
+
+
+# --- frozen means frozen ---------------------------------------------------------
+
+
+def compiled(model, plan, params, *, clip=1.0):
+    optimizer = plan.optimizer(params, 1e-3, clip=clip)
+    state = create_state(params, optimizer, plan)
+    step = jax.jit(train_step(loss(model), optimizer, plan), donate_argnums=0)
+    return step.lower(state, uneven_batch()).compile(), state
+
+
+def bytes_of(tree):
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_a_frozen_embedding_has_no_gradient_and_no_state(clip):
+    V, D = 53, 7
+    model = tiny_word_vectors(vocab_size=V, embedding_size=D)
+    params = drawn(model)
+    fixed = Plan(Rule("encoder/embedding/.*", frozen=True), Rule(".*"))
+    full, full_state = compiled(model, Plan(Rule(".*")), params, clip=clip)
+    part, part_state = compiled(model, fixed, params, clip=clip)
+
+    def gradient(hlo):
+        """Lines that scatter into, or zero, an array of the embedding's shape."""
+        made = [x for x in hlo.splitlines() if f" = f32[{V},{D}]" in x]
+        return [x for x in made if "parameter(" not in x and "tuple-element" not in x]
+
+    assert any("scatter" in line for line in gradient(full.as_text()))
+    assert gradient(part.as_text()) == []
+    saved = bytes_of(full_state.opt_state) - bytes_of(part_state.opt_state)
+    assert saved == 2 * V * D * 4
+
+
+@pytest.mark.parametrize(
+    ("frozen", "most"), [("encoder/(embeddings|layer_.*)/.*", 0.4), ("encoder/.*", 0.4)]
+)
+def test_a_frozen_encoder_costs_its_forward_pass_alone(frozen, most):
+    model = tiny_bert(dropout=0.0)
+    params = drawn(model)
+    full, _ = compiled(model, Plan(Rule(".*")), params)
+    part, _ = compiled(model, Plan(Rule(frozen, frozen=True), Rule(".*")), params)
+    forward = jax.jit(lambda p, b: model.apply(p, b, train=False))
+    alone = forward.lower(params, uneven_batch()).compile()
+    flops = [c.cost_analysis()["flops"] for c in (full, part, alone)]
+    assert flops[1] < most * flops[0]
+    assert flops[1] < 1.1 * flops[2]
+
+
+def test_frozen_parameters_stay_bit_equal_and_the_others_move():
+    model, batch = tiny_bert(), uneven_batch()
+    params = initialised(model)
+    plan = Plan(Rule("encoder/(embeddings|layer_0)/.*", frozen=True), Rule(".*"))
+    optimizer = plan.optimizer(params, 1e-2)
+    state = create_state(params, optimizer, plan)
+    step = jax.jit(train_step(loss(model), optimizer, plan))
+    for _ in range(3):
+        state, _ = step(state, batch)
+    for path, leaf in flatten_paths(state.params).items():
+        before = flatten_paths(params)[path]
+        frozen = path.startswith(("encoder/embeddings/", "encoder/layer_0/"))
+        assert same_bits(leaf, before) == frozen, path
+
+
+def test_the_norm_is_that_of_what_is_trained():
+    model, batch = tiny_bert(), uneven_batch()
+    params = initialised(model)
+    plan = Plan(Rule("encoder/embeddings/.*", frozen=True), Rule(".*"))
+    clip = 0.05
+    optimizer = plan.optimizer(params, 1e-3, clip=clip, weight_decay=0.0)
+    state = create_state(params, optimizer, plan)
+    after, sums = jax.jit(train_step(loss(model), optimizer, plan))(state, batch)
+
+    def mean_loss(params):
+        ratio = loss(model)(params, batch, state.key, train=True)["loss"]
+        return ratio.total / ratio.weight
+
+    gradients = flatten_paths(jax.jit(jax.grad(mean_loss))(params))
+    squares = {p: np.sum(np.float64(g) ** 2) for p, g in gradients.items()}
+    trained = [p for p in squares if not p.startswith("encoder/embeddings/")]
+    norm = np.sqrt(sum(squares[p] for p in trained))
+    assert norm > 2 * clip
+    assert norm < 0.9 * np.sqrt(sum(squares.values()))
+    np.testing.assert_allclose(sums["gradient_norm"].total, norm, rtol=1e-5)
+    # After one step Adam's first mean is a tenth of the clipped gradient.
+    means = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(after.opt_state)
+    }
+    kernel = "head/output/kernel"
+    (mean,) = (leaf for path, leaf in means.items() if path.endswith(f"mu/{kernel}"))
+    expected = 0.1 * np.asarray(gradients[kernel]) * clip / norm
+    np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("bias_correction", [True, False])
+def test_the_optimizer_works_on_the_whole_tree_as_well(bias_correction):
+    model = tiny_bert()
+    params = initialised(model)
+    plan = Plan(
+        Rule("encoder/embeddings/.*", frozen=True),
+        Rule("encoder/.*", rate=0.1),
+        Rule(".*"),
+    )
+    optimizer = plan.optimizer(
+        params, lambda n: 1e-2 / (n + 1), clip=0.1, bias_correction=bias_correction
+    )
+    state = create_state(params, optimizer, plan)
+    step = jax.jit(train_step(loss(model), optimizer, plan))
+
+    @jax.jit
+    def plain(whole, opt_state, batch):
+        def mean_loss(p):
+            ratio = loss(model)(p, batch, state.key, train=True)["loss"]
+            return ratio.total / ratio.weight
+
+        updates, opt_state = optimizer.update(
+            jax.grad(mean_loss)(whole), opt_state, whole
+        )
+        return optax.apply_updates(whole, updates), opt_state
+
+    whole, opt_state = params, optimizer.init(params)
+    for seed in range(3):
+        state, _ = step(state, uneven_batch(seed=seed))
+        whole, opt_state = plain(whole, opt_state, uneven_batch(seed=seed))
+    assert farthest(state.params, params) > 1e-3
+    # Where the gradient is zero in theory (key biases), eps 1e-8 magnifies its noise.
+    assert farthest(state.params, whole) < (1e-4 if bias_correction else 1e-6)
+    assert bytes_of(opt_state) == bytes_of(state.opt_state)
+
+
+# --- stages ----------------------------------------------------------------------
+
+FIRST = Plan(Rule("encoder/.*", frozen=True), Rule(".*"))
+LAYER = Rule("encoder/layer/.*", since=1.0)
+SECOND = Plan(LAYER, Rule("encoder/.*", frozen=True), Rule(".*"))
+THIRD = Plan(LAYER, Rule("encoder/.*", since=2.0), Rule(".*", rate=0.5))
+
+
+def draw_gradients(step, tree):
+    draw = np.random.default_rng(step)
+    return jax.tree.map(lambda x: jnp.array(draw.normal(size=x.shape), x.dtype), tree)
+
+
+def reference_adam(steps, value, gradients, rate, decay, bias_correction):
+    """AdamW of one parameter in float64, from a fresh state."""
+    eps = 1e-8 if bias_correction else 1e-6
+    m = v = np.zeros_like(value)
+    for n, (g, factor) in enumerate(zip(gradients, rate, strict=True), 1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        corrected = (m / (1 - 0.9**n), v / (1 - 0.999**n))
+        a, b = corrected if bias_correction else (m, v)
+        value = value - factor * (a / (np.sqrt(b) + eps) + decay * value)
+    assert n == steps
+    return value
+
+
+@pytest.mark.parametrize("bias_correction", [True, False])
+def test_what_is_thawed_starts_fresh_and_the_others_go_on(bias_correction):
+    """Two steps a stage, against Adam by hand that knows when each leaf began."""
+    stages = (Stage(0.0, FIRST), Stage(1.0, SECOND), Stage(2.0, THIRD))
+    check_stages(stages, TREE)
+    params, opt_state = TREE, None
+    for number, stage in enumerate(stages):
+        optimizer = stage.plan.optimizer(
+            TREE, 0.01, clip=None, bias_correction=bias_correction
+        )
+        trained, frozen = stage.plan.split(params)
+        fresh = optimizer.init(trained)
+        opt_state = fresh if opt_state is None else carry_over(opt_state, fresh)
+        for step in (2 * number, 2 * number + 1):
+            gradients, _ = stage.plan.split(draw_gradients(step, TREE))
+            updates, opt_state = optimizer.update(gradients, opt_state, trained)
+            trained = optax.apply_updates(trained, updates)
+        params = join(trained, frozen)
+    begins = {"encoder/embedding/embedding": 4, "encoder/layer": 2, "head": 0}
+    for path, leaf in flatten_paths(params).items():
+        begin = next(n for prefix, n in begins.items() if path.startswith(prefix))
+        gradients = [
+            np.float64(flatten_paths(draw_gradients(n, TREE))[path])
+            for n in range(begin, 6)
+        ]
+        halved = path.startswith("head")
+        rates = [0.005 if halved and n >= 4 else 0.01 for n in range(begin, 6)]
+        decay = 0.0 if path.endswith("bias") else 0.01
+        expected = reference_adam(
+            6 - begin,
+            np.float64(flatten_paths(TREE)[path]),
+            gradients,
+            rates,
+            decay,
+            bias_correction,
+        )
+        np.testing.assert_allclose(leaf, expected, rtol=2e-6, err_msg=path)
+
+
+def test_the_schedule_goes_on_across_stages():
+    old = FIRST.optimizer(TREE, lambda n: 0.1 * n)
+    new = SECOND.optimizer(TREE, lambda n: 0.1 * n)
+    trained, _ = FIRST.split(TREE)
+    state = old.init(trained)
+    for step in range(3):
+        gradients, _ = FIRST.split(draw_gradients(step, TREE))
+        _, state = old.update(gradients, state, trained)
+    thawed, _ = SECOND.split(TREE)
+    carried = carry_over(state, new.init(thawed))
+    assert optax.tree.get(carried[-1], "count") == 3
+
+
+def test_stages_are_checked_before_any_of_them_begins():
+    shared = Plan(Rule(".*"))
+    with pytest.raises(ConfigError) as caught:
+        check_stages((Stage(0.0, FIRST), Stage(1.5, shared)), TREE)
+    told = str(caught.value)
+    assert "epoch 1.5" in told
+    assert "since" in told
+    assert "encoder/layer/kernel" in told
+    assert "head/kernel" not in told
+    dropped = Plan(Rule("encoder/layer/.*"), Rule("encoder/.*", since=2.0), Rule(".*"))
+    with pytest.raises(ConfigError, match="encoder/layer/bias"):
+        check_stages((Stage(0.0, FIRST), Stage(1.0, SECOND), Stage(2.0, dropped)), TREE)
+    with pytest.raises(ConfigError, match="epoch 3: (.|\n)*no rule matches head/bias"):
+        check_stages((Stage(0.0, FIRST), Stage(3.0, Plan(Rule("encoder/.*")))), TREE)
+
+
+def test_a_state_is_arrays_alone():
+    optimizer = SECOND.optimizer(TREE, 0.1)
+    state = create_state(TREE, optimizer, SECOND)
+    assert isinstance(state, TrainState)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))

@@ -1,0 +1,1 @@
+"""Tasks: one file a family, with its featurisation, loss, decoding and scores."""

@@ -1,0 +1,175 @@
+"""Classification of single sentences and pairs: P = softmax(C·Wᵀ).
+
+Devlin et al. 2019, section 4.1; with word vectors, the chapter's text classifier.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, Int
+
+from tl_jax.data.examples import Examples, make_examples
+from tl_jax.data.readers import LabelledTexts
+from tl_jax.files.errors import DataError, did_you_mean
+from tl_jax.metrics.classification import accuracy, confusion_matrix, macro_f1, matthews
+from tl_jax.metrics.sums import Loss, Ratio, Sums
+from tl_jax.models.batch import Array, Batch
+from tl_jax.models.compose import Model, Params
+from tl_jax.text.encodings import Encodings
+
+LABEL = "label"
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """What turns strings into ids: a word-piece tokenizer or a word vocabulary."""
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        max_length: int,
+    ) -> Encodings:
+        """Encodes texts, or pairs of texts, into at most ``max_length`` ids each."""
+        ...
+
+
+def label_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """Lists the classes in sorted order; numbers sort as numbers."""
+    names = set(labels)
+    if all(name.isdecimal() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def label_ids(
+    labels: Sequence[str], names: Sequence[str], places: Sequence[str]
+) -> Int[np.ndarray, " N"]:
+    """Numbers each label by its place among ``names``.
+
+    Args:
+      labels: One label an example.
+      names: The classes, in the order of the model's logits.
+      places: Where each label stands (file and line), for the error.
+
+    Raises:
+      DataError: Labels that are not among the names; the first ten are placed.
+    """
+    numbers = {name: index for index, name in enumerate(names)}
+    unknown = [i for i, label in enumerate(labels) if label not in numbers]
+    if unknown:
+        shown = "\n  ".join(
+            f"{places[i]}: {labels[i]!r}{did_you_mean(labels[i], names)}"
+            for i in unknown[:10]
+        )
+        raise DataError(
+            f"{len(unknown)} labels are unknown to the model, which knows "
+            f"{', '.join(names)}:\n  {shown}"
+        )
+    return np.array([numbers[label] for label in labels], np.int32)
+
+
+def featurise(
+    encoder: TextEncoder,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    labels: Int[np.ndarray, " N"] | None = None,
+    *,
+    max_length: int,
+) -> Examples:
+    """Encodes texts or pairs, with their class numbers where they have any."""
+    encoded = encoder.encode(texts, pairs, max_length=max_length)
+    targets = {} if labels is None else {LABEL: labels}
+    return make_examples(encoded.tokens, encoded.types, targets=targets)
+
+
+def row_labels(rows: LabelledTexts, names: Sequence[str]) -> Int[np.ndarray, " N"]:
+    """Numbers the labels of rows as they were read.
+
+    Raises:
+      DataError: There are no labels, or some that are not among the classes' names.
+    """
+    if rows.labels is None:
+        raise DataError(
+            f"{rows.places[0]}: there is no label column. Recognised are label, "
+            "gold_label and score; else name it by --label-column."
+        )
+    return label_ids(rows.labels, names, rows.places)
+
+
+def featurise_rows(
+    encoder: TextEncoder,
+    rows: LabelledTexts,
+    names: Sequence[str],
+    *,
+    max_length: int,
+) -> Examples:
+    """Encodes labelled rows as they were read; errors are those of `row_labels`."""
+    labels = row_labels(rows, names)
+    return featurise(encoder, rows.texts, rows.pairs, labels, max_length=max_length)
+
+
+def loss(model: Model) -> Loss:
+    """Makes the summed cross-entropy −Σ w·log P(label) of a model, and its accuracy."""
+
+    def sums(
+        params: Params, batch: Batch, key: jax.Array | None = None, *, train: bool
+    ) -> Sums:
+        logits = model.apply(params, batch, key, train=train).astype(jnp.float32)
+        labels, weights = batch.targets[LABEL], batch.weights[LABEL]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        right = (logits.argmax(axis=-1) == labels).astype(jnp.float32)
+        weight = jnp.sum(weights)
+        return {
+            "loss": Ratio(jnp.sum(weights * losses), weight),
+            "accuracy": Ratio(jnp.sum(weights * right), weight),
+        }
+
+    return sums
+
+
+def log_probabilities(
+    model: Model,
+) -> Callable[[Params, Batch], Float[Array, "B S N"]]:
+    """Makes the function of (params, batch) that gives log P of every class."""
+
+    def function(params: Params, batch: Batch) -> Float[Array, "B S N"]:
+        logits = model.apply(params, batch, train=False).astype(jnp.float32)
+        return jax.nn.log_softmax(logits)
+
+    return function
+
+
+def scores(
+    log_probs: Float[np.ndarray, "M N"], labels: Int[np.ndarray, " M"]
+) -> dict[str, float]:
+    """Scores predictions: loss, accuracy, macro F1 and Matthews correlation."""
+    matrix = confusion_matrix(labels, log_probs.argmax(axis=1), log_probs.shape[1])
+    return {
+        "loss": float(-log_probs[np.arange(len(labels)), labels].mean(dtype=float)),
+        "accuracy": accuracy(matrix),
+        "macro_f1": macro_f1(matrix),
+        "matthews": matthews(matrix),
+    }
+
+
+def decode(
+    log_probs: Float[np.ndarray, "M N"], names: Sequence[str]
+) -> list[dict[str, object]]:
+    """Writes each example's prediction: index, label and the probability of each."""
+    return [
+        {
+            "index": index,
+            "label": names[int(row.argmax())],
+            "probabilities": {
+                name: round(float(p), 6)
+                for name, p in zip(names, np.exp(row), strict=True)
+            },
+        }
+        for index, row in enumerate(log_probs)
+    ]

@@ -1,0 +1,38 @@
+"""What training changes."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Int, UInt32
+
+from tl_jax.models.batch import Array, Batch
+from tl_jax.models.compose import Params
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step changes; arrays only.
+
+    Attributes:
+      step: Number of steps taken: with the seed, the position in the data.
+      params: The model's parameters.
+      opt_state: The optimizer's state, of the trained parameters alone.
+      seed: Raw key data; each step's dropout key is the same one, since masks are
+        hashed from it together with epoch and example.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: optax.OptState
+    seed: UInt32[Array, "2"]
+
+    @property
+    def key(self) -> jax.Array:
+        """The key of the run's dropout."""
+        return jax.random.wrap_key_data(jnp.asarray(self.seed))
+
+
+def rows(batch: Batch, parts: int) -> Batch:
+    """Splits a batch's rows into ``parts`` equal ones along a new leading axis."""
+    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
