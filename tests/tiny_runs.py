@@ -1,0 +1,56 @@
+"""Tiny data and the words of a command on them, for runs that take seconds."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+WORDS = [
+    "good",
+    "great",
+    "fine",
+    "joy",
+    "fun",
+    "bad",
+    "dull",
+    "poor",
+    "bore",
+    "mess",
+    "film",
+    "story",
+    "plot",
+    "a",
+    "the",
+    "is",
+    "was",
+]
+POSITIVE, NEGATIVE = WORDS[:5], WORDS[5:10]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def sentences(count: int, seed: int) -> list[tuple[str, str]]:
+    """Draws sentences of 2–9 words; the label is the side of their one loaded word."""
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        label = int(random.integers(2))
+        words = list(random.choice(WORDS[10:], random.integers(1, 9)))
+        words.append(random.choice(POSITIVE if label else NEGATIVE))
+        found.append((" ".join(random.permutation(words)), str(label)))
+    return found
+
+
+def write_tsv(file: Path, count: int, seed: int) -> Path:
+    """Writes drawn sentences with a header."""
+    rows = "".join(f"{text}\t{label}\n" for text, label in sentences(count, seed))
+    file.write_text(f"sentence\tlabel\n{rows}", encoding="utf-8")
+    return file
+
+
+def finetune_words(tiny: Path, out: Path, *more: object) -> list[str]:
+    """The words of a command that fine-tunes the tiny encoder with dropout on."""
+    words = ["finetune", "classify", "--train", tiny / "train.tsv"]
+    words += ["--dev", tiny / "dev.tsv", "--weights", tiny / "bert", "--out", out]
+    words += ["--max-length", 32, "--batch-size", 8, "--learning-rate", 1e-3]
+    return [str(word) for word in (*words, *more)]

