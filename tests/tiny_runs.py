@@ -52,5 +52,5 @@ def finetune_words(tiny: Path, out: Path, *more: object) -> list[str]:
     """The words of a command that fine-tunes the tiny encoder with dropout on."""
     words = ["finetune", "classify", "--train", tiny / "train.tsv"]
     words += ["--dev", tiny / "dev.tsv", "--weights", tiny / "bert", "--out", out]
-    words += ["--max-length", 32, "--batch-size", 8, "--learning-rate", 1e-3]
+    words += ["--max-length", 32, "--batch-size", 8, "--learning-rate", 1e-2]
     return [str(word) for word in (*words, *more)]

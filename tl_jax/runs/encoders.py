@@ -1,0 +1,152 @@
+"""From the name of pretrained weights to an encoder and what feeds it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from tl_jax.files.errors import ConfigError, WeightsError
+from tl_jax.files.sources import resolve, weights_folder
+from tl_jax.interop.embedding import read_embedding
+from tl_jax.interop.huggingface import load_bert
+from tl_jax.models.bert import Bert, BertConfig
+from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
+from tl_jax.runs.config import FinetuneConfig
+from tl_jax.text.wordpiece import Tokenizer, check_hangul, load_tokenizer
+from tl_jax.text.words import WordVocabulary
+
+TextEncoder = Tokenizer | WordVocabulary
+WORDS = "words.json"
+
+
+@dataclass(frozen=True)
+class Representation:
+    """An encoder, its pretrained parameters, and what turns texts into its ids.
+
+    Attributes:
+      encoder: The module.
+      weights: Loaded parameters by part, as `graft` takes them; empty if random.
+      text: The tokenizer or the vocabulary.
+      told: One line on what was loaded.
+    """
+
+    encoder: Bert | WordVectors
+    weights: Mapping[str, Any]
+    text: TextEncoder
+    told: str
+
+
+def is_encoder(path: Path) -> bool:
+    """True for a folder of encoder weights, False for word vectors."""
+    return path.is_dir() and any(path.rglob("config.json"))
+
+
+def load_representation(config: FinetuneConfig, texts: Sequence[str]) -> Representation:
+    """Loads what ``config.weights`` names, for data that hold these training texts.
+
+    Raises:
+      SourceError: The weights cannot be had.
+      WeightsError: They are not what they are named as.
+      ConfigError: An option does not fit this kind of weights, or an uncased vocabulary
+        would take Korean texts apart.
+    """
+    path = resolve(config.weights)
+    if is_encoder(path):
+        return _load_encoder(config, weights_folder(path), texts)
+    return _load_vectors(config, path, texts)
+
+
+def _load_encoder(
+    config: FinetuneConfig, folder: Path, texts: Sequence[str]
+) -> Representation:
+    pooling = config.pooling or "pooler"
+    if pooling not in ("pooler", "mean"):
+        raise ConfigError(f"--pooling {pooling}: encoders have pooler and mean.")
+    encoder, params = load_bert(
+        folder,
+        pooling=pooling,
+        dtype=config.precision,
+        pooler_key=jax.random.key(config.seed),
+    )
+    tokenizer = load_tokenizer(folder)
+    check_hangul(tokenizer, texts, allow_uncased=config.allow_uncased)
+    if config.max_length > encoder.config.max_positions:
+        raise ConfigError(
+            f"--max-length {config.max_length}: this encoder has "
+            f"{encoder.config.max_positions} positions."
+        )
+    sizes = encoder.config
+    told = f"BERT, {sizes.num_layers} layers of width {sizes.hidden_size}"
+    return Representation(encoder, {"encoder": params}, tokenizer, told)
+
+
+def _load_vectors(
+    config: FinetuneConfig, path: Path, texts: Sequence[str]
+) -> Representation:
+    pooling = config.pooling or "max"
+    if pooling == "pooler":
+        raise ConfigError("--pooling pooler: word vectors have last, max and mean.")
+    words = WordVocabulary.build(texts, max_size=config.max_words)
+    known = 0
+    random = config.plan == "random"
+    full, table, known = read_embedding(
+        path, words, max_words=config.max_words, seed=config.seed
+    )
+    vocabulary = words if random else full
+    encoder = WordVectors(
+        WordVectorsConfig(
+            vocab_size=len(vocabulary),
+            embedding_size=table.shape[1],
+            hidden_size=config.hidden_size,
+            dropout=config.dropout,
+            pooling=pooling,
+            dtype=config.precision,
+        )
+    )
+    weights = {} if random else {"encoder/embedding": {"embedding": table}}
+    told = (
+        f"{len(vocabulary):,} word vectors of width {table.shape[1]}, drawn at random"
+        if random
+        else f"{len(vocabulary):,} word vectors of width {table.shape[1]}, "
+        f"{known:,} of the data's {len(words):,} words among them"
+    )
+    return Representation(encoder, weights, vocabulary, told)
+
+
+def describe(encoder: nn.Module) -> dict[str, Any]:
+    """Writes an encoder as JSON can hold it."""
+    match encoder:
+        case Bert():
+            return {"kind": "bert", **asdict(encoder.config)}
+        case WordVectors():
+            return {"kind": "word_vectors", **asdict(encoder.config)}
+    raise TypeError(f"{type(encoder).__name__} is no encoder of a run")
+
+
+def rebuild(described: Mapping[str, Any]) -> Bert | WordVectors:
+    """Undoes `describe`."""
+    sizes = {name: value for name, value in described.items() if name != "kind"}
+    match described.get("kind"):
+        case "bert":
+            return Bert(BertConfig(**sizes))
+        case "word_vectors":
+            return WordVectors(WordVectorsConfig(**sizes))
+    raise WeightsError(f"{described.get('kind')!r} is no kind of encoder known here")
+
+
+def save_text_encoder(text: TextEncoder, folder: Path) -> None:
+    """Writes the tokenizer or the vocabulary into a folder."""
+    if isinstance(text, WordVocabulary):
+        text.save(folder / WORDS)
+    else:
+        text.save(folder)
+
+
+def load_text_encoder(folder: Path) -> TextEncoder:
+    """Reads what `save_text_encoder` wrote."""
+    if (folder / WORDS).is_file():
+        return WordVocabulary.load(folder / WORDS)
+    return load_tokenizer(folder)

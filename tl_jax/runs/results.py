@@ -1,0 +1,80 @@
+"""A run's results: predictions of the best checkpoint, their hash and their scores."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from tl_jax.files.atomic import write_json, write_text
+from tl_jax.models.compose import Params, flatten_paths
+from tl_jax.runs.folder import CHECKPOINTS, PREDICTIONS, RESULTS
+from tl_jax.runs.job import Job
+from tl_jax.tasks import classification
+from tl_jax.training import checkpoint
+from tl_jax.training.loop import Memory
+from tl_jax.training.predict import Predict
+from tl_jax.training.signals import StopRequest
+from tl_jax.training.state import TrainState
+from tl_jax.transfer.presets import stages_from_json
+
+
+def best_params(run: Path, best_step: int | None, state: TrainState) -> Params:
+    """The parameters of the best checkpoint, given the state of the last step."""
+    if best_step is None or best_step == int(state.step):
+        return state.params
+    path = run / CHECKPOINTS / checkpoint.step_name(best_step)
+    return checkpoint.restore(path, {"params": state.params}, subset=True)["params"]
+
+
+def write_results(
+    run: Path,
+    job: Job,
+    params: Params,
+    memory: Memory,
+    predict: Predict,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """Scores dev and test data, and stores predictions, their hashes and the scores.
+
+    Raises:
+      Interrupted: A stop was requested; resuming does only this again.
+    """
+    plan = stages_from_json(job.setup.plan)[-1].plan
+    results: dict[str, Any] = {
+        "best_step": memory.best_step,
+        "trained": sum(x.size for x in flatten_paths(plan.split(params)[0]).values()),
+        "parts": {},
+    }
+    for name in sorted(job.parts.keys() - {"train"}):
+        examples = job.examples[name]
+        log_probs = predict(params, examples, stop)
+        if log_probs is None:
+            stop.check("trained; `tl-jax resume` scores it")
+            continue
+        labels = examples.targets[classification.LABEL]
+        predictions = classification.decode(log_probs, job.setup.labels)
+        write_predictions(run / PREDICTIONS / f"{name}.jsonl", predictions)
+        results["parts"][name] = {
+            "metrics": classification.scores(log_probs, labels),
+            "examples": len(examples),
+            "predictions_sha256": hash_labels(log_probs, job.setup.labels),
+        }
+    write_json(run / RESULTS, results)
+    return results
+
+
+def write_predictions(file: Path, predictions: Sequence[dict[str, object]]) -> None:
+    """Writes one JSON object a line."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(entry, ensure_ascii=False) for entry in predictions)
+    write_text(file, "".join(f"{line}\n" for line in lines))
+
+
+def hash_labels(log_probs: Float[np.ndarray, "M N"], names: Sequence[str]) -> str:
+    """SHA-256 of the predicted labels in order, one a line; never of probabilities."""
+    labels = "\n".join(names[int(index)] for index in log_probs.argmax(axis=1))
+    return hashlib.sha256(labels.encode()).hexdigest()

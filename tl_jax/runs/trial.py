@@ -1,0 +1,92 @@
+"""A classifier trained in memory and scored once: what comparisons are made of."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tl_jax.data.examples import Examples
+from tl_jax.data.packing import Layout
+from tl_jax.data.stream import TrainingStream
+from tl_jax.models.compose import Model, Params, flatten_paths
+from tl_jax.runs.job import EVAL_BATCH
+from tl_jax.tasks import classification
+from tl_jax.training.loop import Display, Training, fit
+from tl_jax.training.placement import Placement, choose_placement
+from tl_jax.training.predict import predictor
+from tl_jax.transfer.plans import Stage
+from tl_jax.transfer.schedules import warmup_then_linear
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a trial trains.
+
+    Attributes:
+      epochs: Passes over the training examples.
+      learning_rate: Highest rate, after a warm-up over a tenth of the steps.
+      layout: How examples are laid into rows.
+      batch_size: Examples a step.
+    """
+
+    epochs: int
+    learning_rate: float
+    layout: Layout
+    batch_size: int = 32
+
+    def steps(self, examples: int) -> int:
+        """Steps on so many examples."""
+        return self.epochs * -(-examples // self.batch_size)
+
+
+class Outcome(NamedTuple):
+    """Accuracy on the held-out examples, parameters trained, and seconds."""
+
+    accuracy: float
+    trained: int
+    seconds: float
+
+
+def train_and_score(
+    model: Model,
+    params: Params,
+    stages: tuple[Stage, ...],
+    train: Examples,
+    held_out: Examples,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    placement: Placement | None = None,
+    display: Display | None = None,
+) -> Outcome:
+    """Trains to the last step, without looking at the held-out examples, and scores."""
+    began = time.perf_counter()
+    placement = placement or choose_placement(count=1)
+    layout = recipe.layout
+    stream = TrainingStream(
+        train, recipe.batch_size, layout, seed, rows_multiple_of=placement.count
+    )
+    total = recipe.epochs * stream.steps_per_epoch
+    training = Training(
+        loss=classification.loss(model),
+        stream=stream,
+        stages=stages,
+        schedule=warmup_then_linear(
+            recipe.learning_rate, total, math.ceil(0.1 * total)
+        ),
+        total_steps=total,
+        placement=placement,
+        seed=seed,
+    )
+    state, _ = fit(training, training.state(params), display=display)
+    function = classification.log_probabilities(model)
+    predict = predictor(function, placement, layout, EVAL_BATCH)
+    log_probs = predict(state.params, held_out, None)
+    assert log_probs is not None  # nothing asks it to stop
+    labels = held_out.targets[classification.LABEL]
+    trained, _ = stages[-1].plan.split(params)
+    return Outcome(
+        classification.scores(log_probs, labels)["accuracy"],
+        sum(leaf.size for leaf in flatten_paths(trained).values()),
+        time.perf_counter() - began,
+    )
