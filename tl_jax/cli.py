@@ -33,7 +33,7 @@ def quickstart(
     """Tell the story of transfer learning on real data in one table and two pictures.
 
     Args:
-        fast: A labelled subset, in at most 90 seconds.
+        fast: Only a labelled subset of the data.
         out: Where the runs, the table and the pictures go.
         seeds: Repeat full fine-tuning for this many seeds; once by default.
     """

@@ -17,6 +17,7 @@ from oracles.batches import (
 from oracles.record import ARCHITECTURES, LENGTHS, VOCABULARY, run, tiny_model
 
 from tl_jax.interop.huggingface import load_bert
+from tl_jax.models import bert, heads
 from tl_jax.models.bert import Bert, BertConfig, Block, Embeddings
 from tl_jax.models.compose import flatten_paths, init_module
 from tl_jax.models.dropout import token_noise
@@ -112,11 +113,14 @@ def init_tiny(config, seed=0):
     return init_module(Bert(config), jax.random.key(seed), batch)
 
 
-def loud(params, seed=0):
-    """Makes random weights as large as the oracles', so that faults show."""
-    draw = np.random.default_rng(seed)
+@functools.lru_cache
+def loud(config):
+    """Draws weights as large as the oracles', so that faults show."""
+    batch = padded(random_examples(LENGTHS, VOCABULARY), 12)
+    shapes = jax.eval_shape(Bert(config).init, jax.random.key(0), batch)["params"]
+    draw = np.random.default_rng(0)
     return jax.tree.map(
-        lambda x: x + draw.normal(0, 0.3, x.shape).astype(np.float32), params
+        lambda x: draw.normal(0.1, 0.3, x.shape).astype(np.float32), shapes
     )
 
 
@@ -229,7 +233,7 @@ def test_minilm_from_end_to_end_is_torchs(minilm, minilm_in_torch):
 def test_mean_pooling_averages_each_examples_top_states():
     config = replace(TINY, pooling="mean")
     batch = lay(random_examples(LENGTHS, VOCABULARY), PACKED, 16, slots=3, gap=1)
-    params = loud(init_tiny(config))
+    params = loud(config)
     assert "pooler" not in params
     features = apply(config, params, batch)
     states = token_values(features.layers[-1], batch)
@@ -238,7 +242,7 @@ def test_mean_pooling_averages_each_examples_top_states():
 
 
 def test_padding_is_never_read():
-    params = loud(init_tiny(TINY))
+    params = loud(TINY)
     batch = lay(random_examples(LENGTHS, VOCABULARY), PACKED, 16, gap=1)
     other = batch.replace(
         tokens=np.where(batch.mask, batch.tokens, 17),
@@ -255,7 +259,7 @@ def test_padding_is_never_read():
 
 
 def test_examples_of_one_row_do_not_see_each_other():
-    params = loud(init_tiny(TINY))
+    params = loud(TINY)
     examples = random_examples(LENGTHS, VOCABULARY)
     batch = lay(examples, PACKED, 16)
     # Segments of the vocabulary tell the first example's words from the others'.
@@ -281,7 +285,7 @@ def test_examples_of_one_row_do_not_see_each_other():
 @pytest.mark.parametrize("pooling", ["pooler", "mean"])
 def test_an_all_padding_row_is_finite_and_gives_no_gradient(pooling):
     config = replace(TINY, pooling=pooling)
-    params = loud(init_tiny(config))
+    params = loud(config)
     examples = random_examples((4, 3), VOCABULARY)
     batch = lay(examples, [[], [0, 1]], 8, slots=3)
     alone = lay(examples, [[0], [1]], 8, slots=3)
@@ -300,7 +304,7 @@ def test_an_all_padding_row_is_finite_and_gives_no_gradient(pooling):
 
 
 def test_dropout_masks_belong_to_the_example_not_to_its_place():
-    params = loud(init_tiny(TINY))
+    params = loud(TINY)
     examples = random_examples(LENGTHS, VOCABULARY)
     key = jax.random.key(3)
 
@@ -320,7 +324,7 @@ def test_dropout_masks_belong_to_the_example_not_to_its_place():
 
 def test_attention_dropout_alone_changes_the_states():
     config = replace(TINY, hidden_dropout=0.0, attention_dropout=0.5)
-    params = loud(init_tiny(config))
+    params = loud(config)
     batch = padded(random_examples(LENGTHS, VOCABULARY), 12)
     noise = token_noise(jax.random.key(0), batch)
     noisy = apply(config, params, batch, noise)
@@ -329,9 +333,31 @@ def test_attention_dropout_alone_changes_the_states():
     assert abs(noisy.layers[1] - quiet.layers[1])[batch.mask].max() > 0.1
 
 
+def test_no_two_places_of_the_model_share_their_masks(monkeypatch):
+    places = []
+
+    def note(original):
+        def noted(*arguments, **options):
+            layer = options["layer"] if "layer" in options else arguments[3]
+            places.append(layer)
+            return original(*arguments, **options)
+
+        return noted
+
+    monkeypatch.setattr(bert, "dropout", note(bert.dropout))
+    monkeypatch.setattr(bert, "attention", note(bert.attention))
+    batch = padded(random_examples(LENGTHS, VOCABULARY), 12)
+    model = Bert(replace(TINY, num_layers=3))
+    noise = token_noise(jax.random.key(0), batch)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), batch, noise)
+    assert shapes and len(places) == 1 + 3 * 3
+    assert len(set(places)) == len(places)
+    assert max(places) < heads.HEAD_PLACE
+
+
 def test_bfloat16_keeps_float32_parameters_and_is_close():
     config = replace(TINY, dtype="bfloat16")
-    params = loud(init_tiny(config))
+    params = loud(config)
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     batch = lay(random_examples(LENGTHS, VOCABULARY), PACKED, 16)
     found, wanted = apply(config, params, batch), apply(TINY, params, batch)

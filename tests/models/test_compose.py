@@ -50,7 +50,7 @@ def test_init_depends_on_the_key_and_on_shapes_only(params):
             assert (leaf != flatten_paths(different)[path]).any(), path
 
 
-def test_encoder_and_head_are_drawn_apart():
+def test_no_two_kernels_are_drawn_alike():
     config = BertConfig(9, 8, 1, 2, 8, 6)
     model = compose(Bert(config), heads.Classify(8))
     leaves = flatten_paths(model.init(jax.random.key(0), BATCH))
@@ -68,7 +68,8 @@ def test_training_needs_a_key(params):
 def test_features_are_the_encoders(params):
     features = WORDS.features(params, BATCH)
     wanted = WORDS.encoder.apply({"params": params["encoder"]}, BATCH)
-    jax.tree.map(np.testing.assert_array_equal, features, wanted)
+    for one, other in zip(*map(jax.tree.leaves, (features, wanted)), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_graft_replaces_a_part_and_leaves_the_rest(params):
@@ -108,7 +109,7 @@ def test_graft_names_every_leaf_that_does_not_fit(params):
     assert "encoder/lstm_0_forward/bias: the weights have (7,)" in message
     assert "(12,)" in message
     assert "encoder/lstm_0_forward/scale: in the weights, not in the model" in message
-    assert "haed: no such part. Did you mean 'head" in message
+    assert "haed: no such part. Did you mean 'head'?" in message
 
 
 def test_graft_knows_parts_by_whole_names(params):

@@ -111,8 +111,9 @@ def test_adamw_equals_torch():
         for name, tensor in zip(names, tensors, strict=True)
     ]
     theirs = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
-    slope = lambda n: n / 3 if n < 3 else (STEPS - n) / (STEPS - 3)
-    schedule = torch.optim.lr_scheduler.LambdaLR(theirs, slope)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        theirs, lambda n: n / 3 if n < 3 else (STEPS - n) / (STEPS - 3)
+    )
     for tree in gradients():
         for tensor, g in zip(tensors, jax.tree.leaves(tree), strict=True):
             tensor.grad = torch.tensor(g)

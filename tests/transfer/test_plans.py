@@ -4,9 +4,10 @@ import numpy as np
 import optax
 import pytest
 from helpers import (
+    bag_loss,
+    bag_params,
     drawn,
     farthest,
-    initialised,
     same_bits,
     tiny_bert,
     tiny_word_vectors,
@@ -129,11 +130,27 @@ def test_plans_are_values():
 # --- frozen means frozen ---------------------------------------------------------
 
 
-def compiled(model, plan, params, *, clip=1.0):
+def compiled(function, *arguments, donate=()):
+    """Compiles a function of trees, given their leaves.
+
+    (jax's ``lower`` builds trees of argument descriptions, which the types of our
+    dataclasses refuse while the hook of the tests is on.)
+    """
+    flat = [jax.tree.flatten(argument) for argument in arguments]
+
+    def of_leaves(*leaves):
+        trees = [t for _, t in flat]
+        return function(*map(jax.tree.unflatten, trees, leaves))
+
+    lowered = jax.jit(of_leaves, donate_argnums=donate).lower(*(x for x, _ in flat))
+    return lowered.compile()
+
+
+def compiled_step(model, plan, params, *, clip=1.0):
     optimizer = plan.optimizer(params, 1e-3, clip=clip)
     state = create_state(params, optimizer, plan)
-    step = jax.jit(train_step(loss(model), optimizer, plan), donate_argnums=0)
-    return step.lower(state, uneven_batch()).compile(), state
+    step = train_step(loss(model), optimizer, plan)
+    return compiled(step, state, uneven_batch(), donate=0), state
 
 
 def bytes_of(tree):
@@ -146,8 +163,8 @@ def test_a_frozen_embedding_has_no_gradient_and_no_state(clip):
     model = tiny_word_vectors(vocab_size=V, embedding_size=D)
     params = drawn(model)
     fixed = Plan(Rule("encoder/embedding/.*", frozen=True), Rule(".*"))
-    full, full_state = compiled(model, Plan(Rule(".*")), params, clip=clip)
-    part, part_state = compiled(model, fixed, params, clip=clip)
+    full, full_state = compiled_step(model, Plan(Rule(".*")), params, clip=clip)
+    part, part_state = compiled_step(model, fixed, params, clip=clip)
 
     def gradient(hlo):
         """Lines that scatter into, or zero, an array of the embedding's shape."""
@@ -166,85 +183,76 @@ def test_a_frozen_embedding_has_no_gradient_and_no_state(clip):
 def test_a_frozen_encoder_costs_its_forward_pass_alone(frozen, most):
     model = tiny_bert(dropout=0.0)
     params = drawn(model)
-    full, _ = compiled(model, Plan(Rule(".*")), params)
-    part, _ = compiled(model, Plan(Rule(frozen, frozen=True), Rule(".*")), params)
-    forward = jax.jit(lambda p, b: model.apply(p, b, train=False))
-    alone = forward.lower(params, uneven_batch()).compile()
+    full, _ = compiled_step(model, Plan(Rule(".*")), params)
+    part, _ = compiled_step(model, Plan(Rule(frozen, frozen=True), Rule(".*")), params)
+    alone = compiled(
+        lambda p, b: model.apply(p, b, train=False), params, uneven_batch()
+    )
     flops = [c.cost_analysis()["flops"] for c in (full, part, alone)]
     assert flops[1] < most * flops[0]
     assert flops[1] < 1.1 * flops[2]
 
 
+BAG = Plan(Rule("encoder/.*", frozen=True), Rule(".*"))
+
+
 def test_frozen_parameters_stay_bit_equal_and_the_others_move():
-    model, batch = tiny_bert(), uneven_batch()
-    params = initialised(model)
-    plan = Plan(Rule("encoder/(embeddings|layer_0)/.*", frozen=True), Rule(".*"))
-    optimizer = plan.optimizer(params, 1e-2)
-    state = create_state(params, optimizer, plan)
-    step = jax.jit(train_step(loss(model), optimizer, plan))
+    params = bag_params()
+    optimizer = BAG.optimizer(params, 1e-2)
+    state = create_state(params, optimizer, BAG)
+    step = jax.jit(train_step(bag_loss, optimizer, BAG))
     for _ in range(3):
-        state, _ = step(state, batch)
+        state, _ = step(state, uneven_batch())
     for path, leaf in flatten_paths(state.params).items():
         before = flatten_paths(params)[path]
-        frozen = path.startswith(("encoder/embeddings/", "encoder/layer_0/"))
-        assert same_bits(leaf, before) == frozen, path
+        assert same_bits(leaf, before) == path.startswith("encoder/"), path
+
+
+def mean_loss(params, batch, key):
+    ratio = bag_loss(params, batch, key, train=True)["loss"]
+    return ratio.total / ratio.weight
 
 
 def test_the_norm_is_that_of_what_is_trained():
-    model, batch = tiny_bert(), uneven_batch()
-    params = initialised(model)
-    plan = Plan(Rule("encoder/embeddings/.*", frozen=True), Rule(".*"))
+    params, batch = bag_params(), uneven_batch()
     clip = 0.05
-    optimizer = plan.optimizer(params, 1e-3, clip=clip, weight_decay=0.0)
-    state = create_state(params, optimizer, plan)
-    after, sums = jax.jit(train_step(loss(model), optimizer, plan))(state, batch)
-
-    def mean_loss(params):
-        ratio = loss(model)(params, batch, state.key, train=True)["loss"]
-        return ratio.total / ratio.weight
-
-    gradients = flatten_paths(jax.jit(jax.grad(mean_loss))(params))
+    optimizer = BAG.optimizer(params, 1e-3, clip=clip, weight_decay=0.0)
+    state = create_state(params, optimizer, BAG)
+    after, sums = jax.jit(train_step(bag_loss, optimizer, BAG))(state, batch)
+    gradients = flatten_paths(jax.grad(mean_loss)(params, batch, state.key))
     squares = {p: np.sum(np.float64(g) ** 2) for p, g in gradients.items()}
-    trained = [p for p in squares if not p.startswith("encoder/embeddings/")]
-    norm = np.sqrt(sum(squares[p] for p in trained))
+    norm = np.sqrt(squares["head/kernel"] + squares["head/bias"])
     assert norm > 2 * clip
     assert norm < 0.9 * np.sqrt(sum(squares.values()))
     np.testing.assert_allclose(sums["gradient_norm"].total, norm, rtol=1e-5)
     # After one step Adam's first mean is a tenth of the clipped gradient.
-    means = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    (mean,) = (
+        leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(after.opt_state)
-    }
-    kernel = "head/output/kernel"
-    (mean,) = (leaf for path, leaf in means.items() if path.endswith(f"mu/{kernel}"))
-    expected = 0.1 * np.asarray(gradients[kernel]) * clip / norm
+        if jax.tree_util.keystr(path, simple=True, separator="/").endswith(
+            "mu/head/kernel"
+        )
+    )
+    expected = 0.1 * np.asarray(gradients["head/kernel"]) * clip / norm
     np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("bias_correction", [True, False])
 def test_the_optimizer_works_on_the_whole_tree_as_well(bias_correction):
-    model = tiny_bert()
-    params = initialised(model)
+    params = bag_params()
     plan = Plan(
-        Rule("encoder/embeddings/.*", frozen=True),
-        Rule("encoder/.*", rate=0.1),
-        Rule(".*"),
+        Rule("encoder/.*", rate=0.1), Rule("head/bias", frozen=True), Rule(".*")
     )
     optimizer = plan.optimizer(
         params, lambda n: 1e-2 / (n + 1), clip=0.1, bias_correction=bias_correction
     )
     state = create_state(params, optimizer, plan)
-    step = jax.jit(train_step(loss(model), optimizer, plan))
+    step = jax.jit(train_step(bag_loss, optimizer, plan))
 
     @jax.jit
     def plain(whole, opt_state, batch):
-        def mean_loss(p):
-            ratio = loss(model)(p, batch, state.key, train=True)["loss"]
-            return ratio.total / ratio.weight
-
-        updates, opt_state = optimizer.update(
-            jax.grad(mean_loss)(whole), opt_state, whole
-        )
+        gradients = jax.grad(mean_loss)(whole, batch, state.key)
+        updates, opt_state = optimizer.update(gradients, opt_state, whole)
         return optax.apply_updates(whole, updates), opt_state
 
     whole, opt_state = params, optimizer.init(params)
@@ -252,8 +260,8 @@ def test_the_optimizer_works_on_the_whole_tree_as_well(bias_correction):
         state, _ = step(state, uneven_batch(seed=seed))
         whole, opt_state = plain(whole, opt_state, uneven_batch(seed=seed))
     assert farthest(state.params, params) > 1e-3
-    # Where the gradient is zero in theory (key biases), eps 1e-8 magnifies its noise.
-    assert farthest(state.params, whole) < (1e-4 if bias_correction else 1e-6)
+    assert farthest(state.params, whole) < 1e-6
+    assert same_bits(whole["head"]["bias"], params["head"]["bias"])
     assert bytes_of(opt_state) == bytes_of(state.opt_state)
 
 
@@ -347,7 +355,7 @@ def test_stages_are_checked_before_any_of_them_begins():
     dropped = Plan(Rule("encoder/layer/.*"), Rule("encoder/.*", since=2.0), Rule(".*"))
     with pytest.raises(ConfigError, match="encoder/layer/bias"):
         check_stages((Stage(0.0, FIRST), Stage(1.0, SECOND), Stage(2.0, dropped)), TREE)
-    with pytest.raises(ConfigError, match="epoch 3: (.|\n)*no rule matches head/bias"):
+    with pytest.raises(ConfigError, match=r"epoch 3: (.|\n)*no rule matches head/bias"):
         check_stages((Stage(0.0, FIRST), Stage(3.0, Plan(Rule("encoder/.*")))), TREE)
 
 

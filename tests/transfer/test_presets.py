@@ -204,7 +204,7 @@ def test_a_file_that_does_not_fit_the_model_is_told_at_the_start(params, tmp_pat
     file = tmp_path / "plan.json"
     stage = '{"pattern": "encoder/embedding/.*"}'
     file.write_text(TWO_STAGES % (2, stage))
-    with pytest.raises(ConfigError, match="epoch 2(.|\n)*no rule matches head"):
+    with pytest.raises(ConfigError, match=r"epoch 2(.|\n)*no rule matches head"):
         named_plan(str(file), params["words"])
 
 

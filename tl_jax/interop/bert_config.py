@@ -33,7 +33,7 @@ class _Fraction(NamedTuple):
 _SIZES = {
     "vocab_size": _Size("vocab_size", 1 << 24),
     "hidden_size": _Size("hidden_size", 1 << 16),
-    "num_hidden_layers": _Size("num_layers", 1000),
+    "num_hidden_layers": _Size("num_layers", 400),
     "num_attention_heads": _Size("num_heads", 1 << 12),
     "intermediate_size": _Size("intermediate_size", 1 << 18),
     "max_position_embeddings": _Size("max_positions", 1 << 20, 512),

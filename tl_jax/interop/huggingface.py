@@ -246,9 +246,8 @@ def _read(
         value = read_floats(entries[name])
         if not np.isfinite(value).all():
             problems.append(f"{name}: holds NaN or infinity")
-        leaves[tensor.path] = (
-            np.ascontiguousarray(value.T) if tensor.transposed else value
-        )
+        kept = np.ascontiguousarray(value.T) if tensor.transposed else value
+        leaves[tensor.path] = kept
     raise_all(f"{folder}: the weights are damaged", problems, "Fetch them again.")
     return leaves
 

@@ -20,7 +20,8 @@ from tl_jax.files.errors import WeightsError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_MAX_HEADER = 4 << 20  # bytes; BERT-large's header has 60 kB
+_MAX_HEADER = 1 << 20  # bytes; BERT-large's header has 60 kB
+_MAX_JSON = 4 << 20  # bytes; a config may name many labels
 _MAX_NAME = 500
 _DTYPES: Mapping[str, np.dtype] = {
     "F64": np.dtype("<f8"),
@@ -176,7 +177,7 @@ def read_small_json(file: Path) -> dict[str, Any]:
     Raises:
       WeightsError: It is missing, larger, broken, or not an object.
     """
-    if file.is_file() and file.stat().st_size > _MAX_HEADER:
+    if file.is_file() and file.stat().st_size > _MAX_JSON:
         raise WeightsError(f"{file}: larger than any real one; it is not read.")
     if file.exists() and not file.is_file():
         raise WeightsError(f"{file}: not a regular file.")

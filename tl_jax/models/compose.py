@@ -117,8 +117,9 @@ def graft(params: Params, **weights: Mapping[str, Any]) -> Params:
         wanted = {path: x for path, x in leaves.items() if path.startswith(f"{part}/")}
         found = {f"{part}/{path}": x for path, x in flatten_paths(loaded).items()}
         if not wanted:
-            known = sorted({path.rpartition("/")[0] for path in leaves})
-            problems.append(f"{part}: no such part.{did_you_mean(part, known)}")
+            problems.append(
+                f"{part}: no such part.{did_you_mean(part, _parts(leaves))}"
+            )
             continue
         problems += _differences(wanted, found)
         leaves |= {path: jnp.array(x) for path, x in found.items()}
@@ -126,6 +127,13 @@ def graft(params: Params, **weights: Mapping[str, Any]) -> Params:
         listed = "\n  ".join(sorted(problems))
         raise WeightsError(f"The weights do not fit the model:\n  {listed}")
     return unflatten_paths(leaves)
+
+
+def _parts(leaves: Iterable[str]) -> list[str]:
+    """Lists every folder that leaves stand in, from ``encoder`` downwards."""
+    folders = (path.split("/")[:-1] for path in leaves)
+    found = {"/".join(names[: n + 1]) for names in folders for n in range(len(names))}
+    return sorted(found)
 
 
 def _differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterable[str]:

@@ -8,11 +8,11 @@ count, and the hash is far cheaper than a cryptographic generator.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt32
+from jaxtyping import Bool, Float, Integer, UInt32
 
 from tl_jax.models.batch import Array, Batch, per_token
 
-# Odd multipliers with low avalanche bias (C. Wellons, "Prospecting for hash functions").
+# Odd multipliers of low avalanche bias (C. Wellons, "Prospecting for Hash Functions").
 _MULTIPLY_1 = np.uint32(0x7FEB352D)
 _MULTIPLY_2 = np.uint32(0x846CA68B)
 # 2^32 divided by the golden ratio: spreads consecutive counters over the range.
@@ -22,18 +22,20 @@ Noise = UInt32[Array, "B T"]
 
 
 def mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """Permutes the 32-bit integers so that each input bit moves half of the output's."""
+    """Permutes the 32-bit integers; each input bit flips half of the output's."""
     x = (x ^ (x >> np.uint32(16))) * _MULTIPLY_1
     x = (x ^ (x >> np.uint32(15))) * _MULTIPLY_2
     return x ^ (x >> np.uint32(16))
 
 
-def hash_of(value: Int[Array, "..."]) -> UInt32[Array, "..."]:
+def hash_of(value: int | Integer[Array, "..."]) -> UInt32[Array, "..."]:
     """Hashes integers one by one."""
     return mix(jnp.asarray(value).astype(jnp.uint32) + _GOLDEN)
 
 
-def absorb(state: UInt32[Array, "..."], value: Int[Array, "..."]) -> Array:
+def absorb(
+    state: UInt32[Array, "..."], value: int | Integer[Array, "..."]
+) -> UInt32[Array, "..."]:
     """Hashes one more integer into a running hash of the same shape (or a scalar)."""
     return mix(state ^ hash_of(value))
 
@@ -49,7 +51,7 @@ def token_noise(key: jax.Array, batch: Batch) -> Noise:
     return absorb(absorb(absorb(seed, epochs), ids), batch.positions)
 
 
-def layer_noise(noise: Noise, layer: int | Array) -> Noise:
+def layer_noise(noise: Noise, layer: int | Integer[Array, ""]) -> Noise:
     """Rehashes the tokens' noise for one place of the model, so that none repeats."""
     return absorb(noise, layer)
 
@@ -59,9 +61,8 @@ def kept(
 ) -> Bool[Array, "..."]:
     """Draws True with probability 1 - rate for each pair of hashed row and column.
 
-    Both are hashes already, of shapes that broadcast. The product leaves its quality
-    in the high bits, which alone decide a comparison; the sign makes it one machine
-    instruction.
+    Both are hashes already, of shapes that broadcast. A product is random in its high
+    bits, and those decide the comparison; CPUs compare signed integers only.
     """
     x = (rows ^ columns) * _MULTIPLY_1
     x = (x ^ (x >> np.uint32(15))) * _MULTIPLY_2
@@ -73,7 +74,7 @@ def dropout(
     x: Float[Array, "*M D"],
     rate: float,
     noise: Noise | None,
-    layer: int | Array,
+    layer: int | Integer[Array, ""],
 ) -> Float[Array, "*M D"]:
     """Zeroes features at the given rate and scales the others by 1 / (1 - rate).
 

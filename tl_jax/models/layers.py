@@ -10,7 +10,7 @@ from flax import struct
 from jaxtyping import Float, Int
 
 from tl_jax.models.batch import Array
-from tl_jax.models.feed_forward import dense
+from tl_jax.models.dense import dense
 
 
 @struct.dataclass

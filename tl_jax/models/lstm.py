@@ -4,6 +4,8 @@ Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000:
 i, f, o = σ(·), g = tanh(·), c ← f⊙c + i⊙g, h = o⊙tanh(c).
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,8 +16,8 @@ from tl_jax.models.feed_forward import dense
 
 
 def lstm(
-    gates: Float[Array, "B T 4*D"],
-    recurrent: Float[Array, "D 4*D"],
+    gates: Float[Array, "B T G"],
+    recurrent: Float[Array, "D G"],
     first: Bool[Array, "B T"],
     *,
     reverse: bool = False,
@@ -81,7 +83,7 @@ class Lstm(nn.Module):
 
 
 def _forget_open(
-    key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
-) -> Float[Array, " 4*D"]:
+    key: jax.Array, shape: tuple[int, ...], dtype: Any
+) -> Float[Array, " G"]:
     del key
     return jnp.zeros(shape, dtype).reshape(4, -1).at[1].set(1).reshape(shape)

@@ -5,7 +5,6 @@ mesh's data axis and the compiler adds the sums up; under pmap the step is told 
 axis and adds them up itself. Both give the same numbers.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -64,7 +63,11 @@ class Placement:
         """Compiles ``function(params, batch)`` whose results keep the batch's rows."""
         if self.kind == "jit":
             return self._jit(function, donate=())
-        mapped = jax.pmap(function, in_axes=(None, 0), devices=self.devices)
+        mapped = jax.pmap(
+            lambda params, fields: function(params, Batch(**fields)),
+            in_axes=(None, 0),
+            devices=self.devices,
+        )
 
         def call(params: Any, batch: Batch) -> Any:
             parts = mapped(params, rows(batch, self.count))
@@ -78,7 +81,7 @@ class Placement:
         if self.kind == "jit":
             return self._jit(step, donate)
         mapped = jax.pmap(
-            functools.partial(step, axis=DATA),
+            lambda state, fields: step(state, Batch(**fields), axis=DATA),
             axis_name=DATA,
             in_axes=(None, 0),
             out_axes=None,

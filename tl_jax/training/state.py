@@ -1,5 +1,7 @@
 """What training changes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -33,6 +35,10 @@ class TrainState:
         return jax.random.wrap_key_data(jnp.asarray(self.seed))
 
 
-def rows(batch: Batch, parts: int) -> Batch:
-    """Splits a batch's rows into ``parts`` equal ones along a new leading axis."""
-    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+def rows(batch: Batch, parts: int) -> dict[str, Any]:
+    """Splits a batch's rows into ``parts`` equal ones along a new leading axis.
+
+    The fields come as a dict, since a `Batch` has no such axis; each part is one again:
+    ``Batch(**part)``.
+    """
+    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), vars(batch))

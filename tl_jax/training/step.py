@@ -1,7 +1,7 @@
 """The train step and the evaluation step: pure functions that nothing decorates."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -125,16 +125,17 @@ def _accumulated(
         return gradient(trained, batch)
 
     def part(
-        carry: tuple[Params, Sums], rows_of_part: Batch
+        carry: tuple[Params, Sums], fields: dict[str, Any]
     ) -> tuple[tuple[Params, Sums], None]:
-        gradients, sums = gradient(trained, rows_of_part)
+        gradients, sums = gradient(trained, Batch(**fields))
         return (jax.tree.map(jnp.add, carry[0], gradients), add(carry[1], sums)), None
 
     # Every parts-th row: each device's rows are spread over all parts, so that all
     # devices work at each of them.
     split = jax.tree.map(
-        lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch
+        lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), vars(batch)
     )
-    shapes = jax.eval_shape(gradient, trained, jax.tree.map(lambda x: x[0], split))
+    first = Batch(**jax.tree.map(lambda x: x[0], split))
+    shapes = jax.eval_shape(gradient, trained, first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return jax.lax.scan(part, zeros, split)[0]

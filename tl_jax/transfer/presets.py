@@ -159,7 +159,9 @@ def _rule(fields: dict[str, Any]) -> Rule:
     for name, value in fields.items():
         if name not in kinds or not isinstance(value, kinds[name]):
             raise TypeError(f"{name} is {value!r}, or no rule has that")
-    numbers = {name: float(fields[name]) for name in ("rate", "since") if name in fields}
+    numbers = {
+        name: float(fields[name]) for name in ("rate", "since") if name in fields
+    }
     return Rule(**(fields | numbers))
 
 
