@@ -12,7 +12,13 @@ from tl_jax.data.packing import Layout, pack
 from tl_jax.metrics.sums import Ratio, Sums
 from tl_jax.models.batch import Batch, mean_tokens
 from tl_jax.models.bert import Bert, BertConfig
-from tl_jax.models.compose import Model, Params, compose
+from tl_jax.models.compose import (
+    Model,
+    Params,
+    compose,
+    flatten_paths,
+    unflatten_paths,
+)
 from tl_jax.models.dropout import dropout as drop
 from tl_jax.models.dropout import token_noise
 from tl_jax.models.heads import Classify
@@ -32,8 +38,6 @@ def tiny_bert(*, dropout: float = 0.1, **changes: Any) -> Model:
         "max_positions": LENGTH,
         "hidden_dropout": dropout,
         "attention_dropout": dropout,
-        # Ten times BERT's, so that every part of the model is heard.
-        "initializer_range": 0.2,
     }
     return compose(
         Bert(BertConfig(**(sizes | changes))), Classify(CLASSES, dropout=dropout)
@@ -73,17 +77,19 @@ def uneven_batch(rows: int = 8, seed: int = 0) -> Batch:
 
 
 def drawn(model: Model, seed: int = 0) -> Params:
-    """A model's parameters as it draws them."""
-    return jax.jit(model.init)(jax.random.key(seed), uneven_batch())
+    """Random parameters, biases and scales as well, so that every part is heard.
 
-
-def initialised(model: Model, seed: int = 0) -> Params:
-    """Random parameters in which biases and scales are random, too."""
-    params = drawn(model, seed)
-    leaves, tree = jax.tree.flatten(params)
+    Drawn by numpy in the shapes of the model's own, which compiles nothing.
+    """
     draw = np.random.default_rng(seed)
-    moved = [x + draw.normal(0, 0.05, x.shape).astype(np.float32) for x in leaves]
-    return jax.tree.unflatten(tree, moved)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), uneven_batch())
+
+    def values(path: str, shape: tuple[int, ...]) -> jax.Array:
+        centre = 1.0 if path.endswith("scale") else 0.0
+        return jnp.asarray(draw.normal(centre, 0.2, shape), jnp.float32)
+
+    leaves = flatten_paths(shapes)
+    return unflatten_paths({p: values(p, x.shape) for p, x in leaves.items()})
 
 
 def bag_params(seed: int = 0) -> Params:

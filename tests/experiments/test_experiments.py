@@ -38,7 +38,7 @@ def test_word_vector_strategies(tiny: Path) -> None:
         train=str(tiny / "train.tsv"),
         dev=str(tiny / "dev.tsv"),
         vectors=str(tiny / "vectors.txt"),
-        seeds=2,
+        seeds=1,
         epochs=1,
         hidden_size=8,
         limit=64,

@@ -424,7 +424,7 @@ def test_values_that_are_not_finite_are_named(value, tmp_path):
         load_bert(tmp_path)
 
 
-def test_a_checkpoint_without_a_pooler_needs_a_decision(tmp_path):
+def test_a_checkpoint_without_a_pooler_needs_a_decision(tmp_path, caplog):
     copy("BertForMaskedLM", tmp_path)
     with pytest.raises(WeightsError) as caught:
         load_bert(tmp_path)
@@ -432,6 +432,7 @@ def test_a_checkpoint_without_a_pooler_needs_a_decision(tmp_path):
     assert "pooler_key" in str(caught.value)
     assert "pooler" not in load_bert(tmp_path, pooling="mean")[1]
     encoder, params = load_bert(tmp_path, pooler_key=jax.random.key(0))
+    assert "drawn at random" in caplog.text
     assert (params["pooler"]["bias"] == 0).all()
     kernel = params["pooler"]["kernel"]
     assert kernel.shape == (16, 16) and 0 < abs(kernel).max() <= 0.04

@@ -41,7 +41,7 @@ def inputs(
     return Inputs(tokens, types, mask, labels)
 
 
-def load(folder: Path, classes: int) -> Any:
+def load(folder: Path, classes: int, **changes: Any) -> Any:
     """Loads a torch classifier without dropout; a head that is missing is random."""
     import torch
     import transformers
@@ -53,6 +53,7 @@ def load(folder: Path, classes: int) -> Any:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         attn_implementation="eager",
+        **changes,
     ).train()
 
 

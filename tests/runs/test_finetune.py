@@ -43,7 +43,9 @@ def encoder_config(tiny: Path) -> FinetuneConfig:
 def vectors_config(tiny: Path, encoder_config: FinetuneConfig) -> FinetuneConfig:
     vectors = str(tiny / "vectors.txt")
     rate = 2e-2
-    return replace(encoder_config, weights=vectors, hidden_size=8, learning_rate=rate)
+    return replace(
+        encoder_config, weights=vectors, hidden_size=16, learning_rate=rate, dropout=0.1
+    )
 
 
 @pytest.mark.parametrize("kind", ["encoder_config", "vectors_config"])

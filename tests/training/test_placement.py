@@ -27,7 +27,7 @@ from tl_jax.transfer.plans import Plan, Rule
 
 ALL = Plan(Rule(".*"))
 MODELS = {
-    "bert": functools.partial(tiny_bert, num_layers=1),
+    "bert": functools.partial(tiny_bert, num_layers=1, hidden_size=8),
     "word vectors": tiny_word_vectors,
 }
 WAYS = {

@@ -146,8 +146,8 @@ def compiled(function, *arguments, donate=()):
     return lowered.compile()
 
 
-def compiled_step(model, plan, params, *, clip=1.0):
-    optimizer = plan.optimizer(params, 1e-3, clip=clip)
+def compiled_step(model, plan, params):
+    optimizer = plan.optimizer(params, 1e-3, clip=1.0)
     state = create_state(params, optimizer, plan)
     step = train_step(loss(model), optimizer, plan)
     return compiled(step, state, uneven_batch(), donate=0), state
@@ -157,14 +157,13 @@ def bytes_of(tree):
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("clip", [1.0, None])
-def test_a_frozen_embedding_has_no_gradient_and_no_state(clip):
+def test_a_frozen_embedding_has_no_gradient_and_no_state():
     V, D = 53, 7
     model = tiny_word_vectors(vocab_size=V, embedding_size=D)
     params = drawn(model)
     fixed = Plan(Rule("encoder/embedding/.*", frozen=True), Rule(".*"))
-    full, full_state = compiled_step(model, Plan(Rule(".*")), params, clip=clip)
-    part, part_state = compiled_step(model, fixed, params, clip=clip)
+    full, full_state = compiled_step(model, Plan(Rule(".*")), params)
+    part, part_state = compiled_step(model, fixed, params)
 
     def gradient(hlo):
         """Lines that scatter into, or zero, an array of the embedding's shape."""
@@ -177,20 +176,21 @@ def test_a_frozen_embedding_has_no_gradient_and_no_state(clip):
     assert saved == 2 * V * D * 4
 
 
-@pytest.mark.parametrize(
-    ("frozen", "most"), [("encoder/(embeddings|layer_.*)/.*", 0.4), ("encoder/.*", 0.4)]
-)
-def test_a_frozen_encoder_costs_its_forward_pass_alone(frozen, most):
-    model = tiny_bert(dropout=0.0)
+def test_a_frozen_encoder_costs_its_forward_pass_alone():
+    """The clip is on: it must not ask for the gradients of what is frozen."""
+    model = tiny_bert(dropout=0.0, num_layers=1)
     params = drawn(model)
-    full, _ = compiled_step(model, Plan(Rule(".*")), params)
-    part, _ = compiled_step(model, Plan(Rule(frozen, frozen=True), Rule(".*")), params)
     alone = compiled(
         lambda p, b: model.apply(p, b, train=False), params, uneven_batch()
     )
-    flops = [c.cost_analysis()["flops"] for c in (full, part, alone)]
-    assert flops[1] < most * flops[0]
-    assert flops[1] < 1.1 * flops[2]
+    full, _ = compiled_step(model, Plan(Rule(".*")), params)
+    forward, everything = (c.cost_analysis()["flops"] for c in (alone, full))
+    for frozen in ("encoder/(embeddings|layer_.*)/.*", "encoder/.*"):
+        plan = Plan(Rule(frozen, frozen=True), Rule(".*"))
+        part, _ = compiled_step(model, plan, params)
+        flops = part.cost_analysis()["flops"]
+        assert flops < 0.4 * everything, frozen
+        assert flops < 1.15 * forward, frozen
 
 
 BAG = Plan(Rule("encoder/.*", frozen=True), Rule(".*"))

@@ -106,6 +106,7 @@ def load_bert(
     wanted = encoder_tensors(config, pooler=pooling == "pooler" and not lacking)
     leaves = _read(folder, entries, wanted)
     if lacking and pooler_key is not None:
+        _log.warning("%s: no pooler there; it is drawn at random", folder)
         leaves |= _draw(pooler, pooler_key, config.initializer_range)
     return Bert(config), unflatten_paths(leaves)["encoder"]
 

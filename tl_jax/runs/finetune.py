@@ -193,19 +193,19 @@ def _start(
         return training.state(params), Memory()
     batch = training.stream.batch(0)
 
-    def shape(step: int) -> TrainState:
-        def draw() -> TrainState:
-            return training.state(job.model.init(jax.random.key(0), batch), step)
+    def shapes(step: int) -> dict[str, Any]:
+        def draw() -> dict[str, Any]:
+            return vars(training.state(job.model.init(jax.random.key(0), batch), step))
 
         return jax.eval_shape(draw)
 
-    restored = checkpoint.restore_newest(run / CHECKPOINTS, shape)
+    restored = checkpoint.restore_newest(run / CHECKPOINTS, shapes)
     for note in restored.notes:
         tell(note)
     step = restored.progress.pop("step")
     truncate_log(run / "metrics.jsonl", step)
     tell(f"goes on from step {step} of {training.total_steps}")
-    return restored.state, Memory(**restored.progress)
+    return TrainState(**restored.state), Memory(**restored.progress)
 
 
 def _introduce(job: Job, training: Training, run: Path, state: TrainState) -> None:

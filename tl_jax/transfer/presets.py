@@ -159,10 +159,12 @@ def _rule(fields: dict[str, Any]) -> Rule:
     for name, value in fields.items():
         if name not in kinds or not isinstance(value, kinds[name]):
             raise TypeError(f"{name} is {value!r}, or no rule has that")
-    numbers = {
-        name: float(fields[name]) for name in ("rate", "since") if name in fields
-    }
-    return Rule(**(fields | numbers))
+    return Rule(
+        fields["pattern"],
+        bool(fields.get("frozen", False)),
+        float(fields.get("rate", 1)),
+        float(fields.get("since", 0)),
+    )
 
 
 def stages_to_json(stages: tuple[Stage, ...]) -> list[dict[str, Any]]:
