@@ -40,7 +40,8 @@ def draw_rows(file: Path, rows: Sequence[tuple[str, float, float]], title: str) 
     axes.barh(
         places,
         [100 * mean for mean in means],
-        xerr=[100 * deviation for deviation in deviations],
+        # A system of one seed has no deviation to draw.
+        xerr=[100 * deviation or float("nan") for deviation in deviations],
         color=COLOURS[0],
         height=0.62,
         error_kw={"ecolor": INK, "capsize": 3},
