@@ -104,7 +104,7 @@ def attention(
       noise: From `token_noise`; None means evaluation.
       layer: Number of the place of the model, as in `dropout`.
     """
-    # Two chains of products: on CPU a batched product runs on one core.
+    # Two chains of products, meant to run side by side on CPU; the gain is unproven.
     groups = 2 if heads % 2 == 0 else 1
     draws = [(None, None)] * groups
     if noise is None or rate == 0:

@@ -21,8 +21,8 @@ Activation = Literal[
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """x·Φ(x), Φ(x) = (1 + erf(x/√2)) / 2 (Hendrycks and Gimpel 2016).
 
-    `jax.nn.gelu` takes erfc instead, which on CPU costs three times as much. The two
-    agree to the last bits of float32; only the relative error below -4 differs.
+    `jax.nn.gelu` takes erfc instead, which costs more on CPU. The two agree to the last
+    bits of float32; only the relative error below -4 differs.
     """
     half = jnp.asarray(0.5, x.dtype)
     return x * (half + half * jax.lax.erf(x * jnp.asarray(np.sqrt(0.5), x.dtype)))
