@@ -18,7 +18,7 @@ from oracles.record import ARCHITECTURES, LENGTHS, VOCABULARY, run, tiny_model
 
 from tl_jax.interop.huggingface import load_bert
 from tl_jax.models import bert, heads
-from tl_jax.models.bert import Bert, BertConfig, Block, Embeddings
+from tl_jax.models.bert import Bert, BertConfig, Block, Embeddings, Queries
 from tl_jax.models.compose import flatten_paths, init_module
 from tl_jax.models.dropout import token_noise
 
@@ -213,7 +213,8 @@ def test_each_layer_of_minilm_is_torchs_from_torchs_input(minilm, minilm_in_torc
         wanted = outputs[f"layer_{number + 1}"].reshape(-1, 384)
         block = Block(encoder.config, number)
         variables = {"params": params[f"layer_{number}"]}
-        found = jax.jit(block.apply)(variables, before, source, None)
+        queries = Queries(source.example, None)
+        found = jax.jit(block.apply)(variables, before, source, queries)
         close(found[real], wanted[real], LAYER)
 
 
@@ -239,6 +240,35 @@ def test_mean_pooling_averages_each_examples_top_states():
     states = token_values(features.layers[-1], batch)
     for example, pooled in slot_values(features.pooled, batch).items():
         close(pooled, states[example].mean(axis=0), LAYER)
+
+
+@pytest.mark.parametrize("rows", [PADDED, PACKED], ids=["padded", "packed"])
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+def test_pooled_vectors_without_the_layers_are_the_same(pooling, rows):
+    config = replace(TINY, pooling=pooling, hidden_dropout=0.3, attention_dropout=0.3)
+    params = loud(config)
+    batch = lay(random_examples(LENGTHS, VOCABULARY), rows, 16, slots=3, gap=1)
+    noise = token_noise(jax.random.key(3), batch)
+
+    def pooled(params, pooled_only):
+        features = Bert(config).apply(
+            {"params": params}, batch, noise, pooled_only=pooled_only
+        )
+        assert bool(features.layers) != pooled_only
+        return jnp.where(batch.slots[:, :, None], features.pooled, 0)
+
+    def loss(params, pooled_only):
+        return jnp.square(pooled(params, pooled_only)).sum()
+
+    step = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    jax.tree.map(
+        lambda a, b: close(a, b, LAYER), step(params, True), step(params, False)
+    )
+    flops = [
+        step.lower(params, only).compile().cost_analysis()["flops"]
+        for only in (True, False)
+    ]
+    assert flops[0] < 0.9 * flops[1] or pooling == "mean"
 
 
 def test_padding_is_never_read():

@@ -63,7 +63,8 @@ MODELS = {
     "words-last-forward": compose(word_vectors("last", False), SLOT_HEADS["next"]),
     **{
         f"words-{name}": compose(word_vectors("none"), head)
-        for name, head in TOKEN_HEADS.items()
+        for name, head in (TOKEN_HEADS | TIED_HEADS).items()
+        if name != "pretrain"
     },
 }
 

@@ -61,12 +61,16 @@ def per_token(
     return jnp.take_along_axis(values, jnp.maximum(example - 1, 0), axis=1)
 
 
+def first_columns(batch: Batch) -> Int[Array, "B S"]:
+    """Finds each example's first token ([CLS]); an empty slot gets the row's first."""
+    return jnp.argmax(membership(batch), axis=2)
+
+
 def first_tokens(
     features: Shaped[Array, "B T D"], batch: Batch
 ) -> Shaped[Array, "B S D"]:
-    """Takes each example's first token ([CLS]); an empty slot gets the row's first."""
-    where = jnp.argmax(membership(batch), axis=2)
-    return jnp.take_along_axis(features, where[:, :, None], axis=1)
+    """Takes each example's first token, as `first_columns` finds it."""
+    return jnp.take_along_axis(features, first_columns(batch)[:, :, None], axis=1)
 
 
 def last_tokens(

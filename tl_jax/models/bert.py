@@ -6,14 +6,20 @@ and the sum is normalised. https://arxiv.org/abs/1810.04805, section 3.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt32
 
 from tl_jax.models.attention import attention
-from tl_jax.models.batch import Array, Batch, first_tokens, mean_tokens
+from tl_jax.models.batch import (
+    Array,
+    Batch,
+    first_columns,
+    first_tokens,
+    mean_tokens,
+)
 from tl_jax.models.dropout import Noise, dropout
 from tl_jax.models.feed_forward import feed_forward
 from tl_jax.models.layers import Affine, Dense, Embed, Features, LayerNorm
@@ -67,30 +73,48 @@ class Bert(nn.Module):
     config: BertConfig
 
     @nn.compact
-    def __call__(self, batch: Batch, noise: Noise | None = None) -> Features:
-        """Encodes ``batch``; ``noise`` switches dropout on."""
-        config = self.config
-        rows, width = batch.tokens.shape
-        states, table = Embeddings(config, name="embeddings")(batch, noise)
+    def __call__(
+        self, batch: Batch, noise: Noise | None = None, *, pooled_only: bool = False
+    ) -> Features:
+        """Encodes a batch.
+
+        Args:
+          batch: Examples in rows.
+          noise: Switches dropout on.
+          pooled_only: Returns the pooled vectors without the layers. Where the pooler
+            reads nothing but [CLS], the last block is then computed for [CLS] alone;
+            numbers and dropout masks are the same.
+        """
+        c = self.config
+        states, table = Embeddings(c, name="embeddings")(batch, noise)
         layers = [states]
-        for index in range(config.num_layers):
-            block = Block(config, index, name=f"layer_{index}")
-            states = block(states, batch, noise)
+        every_token = Queries(batch.example, noise)
+        first_only = pooled_only and c.pooling == "pooler"
+        for index in range(c.num_layers):
+            last = index == c.num_layers - 1
+            queries = cls_queries(batch, noise) if first_only and last else every_token
+            states = Block(c, index, name=f"layer_{index}")(states, batch, queries)
             layers.append(states)
-        shaped = tuple(x.reshape(rows, width, -1) for x in layers)
-        return Features(shaped, self._pool(shaped[-1], batch), table)
+        rows, slots = batch.ids.shape
+        if first_only:
+            return Features((), self._pooler(states.reshape(rows, slots, -1)), table)
+        shaped = tuple(x.reshape(*batch.tokens.shape, -1) for x in layers)
+        pooled = self._pool(shaped[-1], batch)
+        return Features(() if pooled_only else shaped, pooled, table)
 
     def _pool(
         self, states: Float[Array, "B T D"], batch: Batch
     ) -> Float[Array, "B S D"] | None:
-        if self.config.pooling == "none":
-            return None
-        if self.config.pooling == "mean":
-            return mean_tokens(states, batch)
+        match self.config.pooling:
+            case "none":
+                return None
+            case "mean":
+                return mean_tokens(states, batch)
+        return self._pooler(first_tokens(states, batch))
+
+    def _pooler(self, first: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         c = self.config
-        pooler = Dense(c.hidden_size, c.initializer_range, name="pooler")
-        first = first_tokens(states, batch)
-        return jnp.tanh(pooler(first))
+        return jnp.tanh(Dense(c.hidden_size, c.initializer_range, name="pooler")(first))
 
 
 class Embeddings(nn.Module):
@@ -120,6 +144,37 @@ class Embeddings(nn.Module):
         return dropped, tables["word"].embedding
 
 
+class Queries(NamedTuple):
+    """The tokens whose states a block computes: all of them, or some of each row.
+
+    Attributes:
+      example: Slot of the row that a query belongs to, 0 = padding.
+      noise: The queries' own, or None.
+      columns: Where they stand in their row; None: ``Q = T``, each at its own place.
+    """
+
+    example: Int[Array, "B Q"]
+    noise: UInt32[Array, "B Q"] | None
+    columns: Int[Array, "B Q"] | None = None
+
+    def of(self, states: Float[Array, "M D"]) -> Float[Array, "R D"]:
+        """Takes the queries' states out of all flat tokens'; ``R = B·Q``."""
+        if self.columns is None:
+            return states
+        rows = states.reshape(len(self.example), -1, states.shape[1])
+        taken = jnp.take_along_axis(rows, self.columns[:, :, None], axis=1)
+        return taken.reshape(-1, states.shape[1])
+
+
+def cls_queries(batch: Batch, noise: Noise | None) -> Queries:
+    """[CLS] of every example slot, ``Q = S``; empty slots count as padding."""
+    columns = first_columns(batch)
+    slots = jnp.arange(1, batch.ids.shape[1] + 1)
+    if noise is not None:
+        noise = jnp.take_along_axis(noise, columns, axis=1)
+    return Queries(jnp.where(batch.slots, slots, 0), noise, columns)
+
+
 class Block(nn.Module):
     """One transformer block: self-attention and feed-forward, each added and normed."""
 
@@ -128,50 +183,51 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, states: Float[Array, "M D"], batch: Batch, noise: Noise | None
-    ) -> Float[Array, "M D"]:
-        """Transforms flat tokens; ``batch`` tells which of them belong together."""
+        self, states: Float[Array, "M D"], batch: Batch, queries: Queries
+    ) -> Float[Array, "R D"]:
+        """Transforms the queries' states; each attends to its own example."""
         c = self.config
         # Three places a block draw dropout masks; the embeddings hold place 0.
         place = 3 * self.index + 1
         attention = SelfAttention(c, place, name="attention")
-        attended = dropout(
-            attention(states, batch, noise), c.hidden_dropout, noise, place + 1
-        )
-        states = LayerNorm(c.layer_norm_eps, name="attention_norm")(states + attended)
-        fed = FeedForward(c, name="feed_forward")(states)
-        fed = dropout(fed, c.hidden_dropout, noise, place + 2)
-        return LayerNorm(c.layer_norm_eps, name="feed_forward_norm")(states + fed)
+        attended = attention(states, batch, queries)
+        attended = dropout(attended, c.hidden_dropout, queries.noise, place + 1)
+        own = queries.of(states)
+        own = LayerNorm(c.layer_norm_eps, name="attention_norm")(own + attended)
+        fed = FeedForward(c, name="feed_forward")(own)
+        fed = dropout(fed, c.hidden_dropout, queries.noise, place + 2)
+        return LayerNorm(c.layer_norm_eps, name="feed_forward_norm")(own + fed)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of each token over the tokens of its own example."""
+    """Multi-head attention of each query over the tokens of its own example."""
 
     config: BertConfig
     place: int
 
     @nn.compact
     def __call__(
-        self, states: Float[Array, "M D"], batch: Batch, noise: Noise | None
-    ) -> Float[Array, "M D"]:
-        """Returns the attended and projected states of flat tokens."""
+        self, states: Float[Array, "M D"], batch: Batch, queries: Queries
+    ) -> Float[Array, "R D"]:
+        """Returns the attended and projected states of the queries."""
         c = self.config
-        query, key, value = (
-            Dense(c.hidden_size, c.initializer_range, name=name)(states)
-            for name in ("query", "key", "value")
-        )
+
+        def project(states: Array, name: str) -> Array:
+            return Dense(c.hidden_size, c.initializer_range, name=name)(states)
+
         attended = attention(
-            query,
-            key,
-            value,
+            project(queries.of(states), "query"),
+            project(states, "key"),
+            project(states, "value"),
+            queries.example,
             batch.example,
             batch.positions,
             heads=c.num_heads,
             rate=c.attention_dropout,
-            noise=noise,
+            noise=queries.noise,
             layer=self.place,
         )
-        return Dense(c.hidden_size, c.initializer_range, name="output")(attended)
+        return project(attended, "output")
 
 
 class FeedForward(nn.Module):

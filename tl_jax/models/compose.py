@@ -22,8 +22,9 @@ class Model:
     """An encoder with a head; parameters are ``{"encoder": …, "head": …}``.
 
     Attributes:
-      encoder: Maps (batch, noise) to `Features`.
-      head: Maps (features, batch, noise) to logits.
+      encoder: Maps (batch, noise, pooled_only=…) to `Features`.
+      head: Maps (features, batch, noise) to logits; ``pooled_only`` on its class says
+        that it reads no layers.
     """
 
     encoder: nn.Module
@@ -52,7 +53,10 @@ class Model:
         if train and key is None:
             raise ValueError("apply(train=True) draws dropout masks: pass a key.")
         noise = token_noise(key, batch) if train and key is not None else None
-        features = _apply(self.encoder, params["encoder"], batch, noise)
+        pooled_only = getattr(self.head, "pooled_only", False)
+        features = _apply(
+            self.encoder, params["encoder"], batch, noise, pooled_only=pooled_only
+        )
         return _apply(self.head, params["head"], features, batch, noise)
 
     def features(self, params: Params, batch: Batch) -> Features:
@@ -91,8 +95,8 @@ def init_module(
     return dict(variables.get("params", {}))
 
 
-def _apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
-    return module.apply({"params": params}, *inputs)
+def _apply(module: nn.Module, params: Params, *inputs: Any, **options: Any) -> Any:
+    return module.apply({"params": params}, *inputs, **options)
 
 
 def graft(params: Params, **weights: Mapping[str, Any]) -> Params:

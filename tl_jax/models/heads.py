@@ -1,9 +1,11 @@
 """Heads: small layers from a representation's features to logits.
 
-Each maps (features, batch, noise) to float32 logits, whatever the encoder's type.
+Each maps (features, batch, noise) to float32 logits, whatever the encoder's type. One
+that reads the pooled vectors alone says so (``pooled_only``), which spares the encoder
+the rest.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -27,6 +29,8 @@ class Classify(nn.Module):
       classes: Number of classes, N.
       dropout: Dropout of the pooled vector.
     """
+
+    pooled_only: ClassVar[bool] = True
 
     classes: int
     dropout: float = 0.1
@@ -138,6 +142,8 @@ class NextSentence(nn.Module):
 
     Devlin et al. 2019, section 3.1.
     """
+
+    pooled_only: ClassVar[bool] = True
 
     @nn.compact
     def __call__(

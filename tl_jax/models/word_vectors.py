@@ -62,8 +62,13 @@ class WordVectors(nn.Module):
     config: WordVectorsConfig
 
     @nn.compact
-    def __call__(self, batch: Batch, noise: Noise | None = None) -> Features:
-        """Encodes ``batch``; ``noise`` switches dropout on."""
+    def __call__(
+        self, batch: Batch, noise: Noise | None = None, *, pooled_only: bool = False
+    ) -> Features:
+        """Encodes a batch; ``noise`` switches dropout on.
+
+        With ``pooled_only`` the layers are not returned.
+        """
         c = self.config
         embed = Embed(
             c.vocab_size, c.embedding_size, c.initializer_range, name="embedding"
@@ -85,7 +90,8 @@ class WordVectors(nn.Module):
             )
             layers.append(states)
         states = dropout(states, c.dropout, noise, layer=c.num_layers)
-        return Features(tuple(layers), self._pool(states, batch))
+        pooled = self._pool(states, batch)
+        return Features(() if pooled_only else tuple(layers), pooled, embed.embedding)
 
     def _pool(
         self, states: Float[Array, "B T D"], batch: Batch
