@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tl_jax.files.errors import ConfigError, WeightsError
-from tl_jax.interop import word_vectors
+from tl_jax.interop import fasttext
 from tl_jax.interop.word_vectors import (
     WordVectorTable,
     read_word_vectors,
@@ -144,7 +144,7 @@ def test_unsupervised_fasttext_binary_equals_gensim(subword_model):
 
 def test_pieces_of_the_subword_sum_do_not_matter(subword_model, monkeypatch):
     whole = read_word_vectors(subword_model[0])
-    monkeypatch.setattr(word_vectors, "_GATHER", 1)
+    monkeypatch.setattr(fasttext, "GATHER", 1)
     pieces = read_word_vectors(subword_model[0])
     np.testing.assert_allclose(pieces.vectors, whole.vectors, rtol=1e-6)
 
@@ -188,7 +188,7 @@ def test_fnv1a_of_its_authors_example():
     # http://www.isthe.com/chongo/tech/comp/fnv/ gives FNV-1a("foobar") = 0xbf9cf968;
     # here "<foobar>" is the only 8-gram, and our own loop above is checked on the way.
     assert fnv1a(b"foobar") == 0xBF9CF968
-    ((owners, hashes),) = word_vectors._ngrams([b"foobar"], 8, 8)
+    ((owners, hashes),) = fasttext._ngrams([b"foobar"], 8, 8)
     assert owners.tolist() == [0]
     assert hashes.tolist() == [fnv1a(b"<foobar>")]
 
