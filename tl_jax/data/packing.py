@@ -20,7 +20,7 @@ from tl_jax.models.batch import Batch
 WIDTHS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 SLOT_TOKENS = 4  # a packed row of T tokens has T / 4 slots; 8 left short texts no room
 COMPILE_STEPS = 30  # one compilation costs about as much time as 30 steps
-HORIZON_STEPS = 1000  # … in a run of about this many
+USUAL_STEPS = 1000  # of a run whose length is not told
 
 
 @dataclass(frozen=True)
@@ -197,17 +197,18 @@ def fit(
     lengths: Int[np.ndarray, "N"],
     batch_size: int,
     *,
+    total_steps: int = USUAL_STEPS,
     rows_multiple_of: int = 1,
 ) -> Layout:
     """Chooses ``narrowest`` and ``fewest_rows`` for examples of these lengths.
 
     It lays some random steps into rows of every width and takes the pair of least cost
 
-        mean over steps of B·T·(1 + T/1000)  +  (shapes · 30 steps / 1000 steps) · mean
+        mean over steps of B·T·(1 + T/1000)  +  (shapes · 30 / total_steps) · mean
 
-    where T/1000 stands for attention beside the dense layers. It depends on the lengths
-    and the sizes alone. Measured over two epochs of word pieces, max_length 128 (share
-    of positions that carry text, number of shapes):
+    where T/1000 stands for attention beside the dense layers: a short run takes fewer
+    shapes. It depends on the lengths and the numbers alone. Measured over two epochs of
+    word pieces, max_length 128 (share of positions that carry text, number of shapes):
 
     ============================ ========== ========== ==========
     examples a step              16         32         64
@@ -236,7 +237,7 @@ def fit(
         floors = [layout.fewest_rows] if layout.fewest_rows else usual
         for fewest in floors:
             option = replace(trial, fewest_rows=fewest)
-            cost = _cost(option, laid, batch_size, rows_multiple_of)
+            cost = _cost(option, laid, batch_size, total_steps, rows_multiple_of)
             best = min(best, (cost, option), key=lambda pair: pair[0])
     return best[1]
 
@@ -267,7 +268,11 @@ def _laid(layout: Layout, lengths: Int[np.ndarray, "n"]) -> tuple[int, int]:
 
 
 def _cost(
-    layout: Layout, laid: list[tuple[int, int]], batch_size: int, rows_multiple_of: int
+    layout: Layout,
+    laid: list[tuple[int, int]],
+    batch_size: int,
+    total_steps: int,
+    rows_multiple_of: int,
 ) -> float:
     """The cost of a step in token positions, compilations included."""
     shapes = [
@@ -280,7 +285,7 @@ def _cost(
         for r, w in laid
     ]
     mean = float(np.mean([rows * w * (1 + w / 1000) for rows, w in shapes]))
-    return mean * (1 + len(set(shapes)) * COMPILE_STEPS / HORIZON_STEPS)
+    return mean * (1 + len(set(shapes)) * COMPILE_STEPS / total_steps)
 
 
 def _up(number: int, multiple: int) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tl_jax.data.examples import Examples
-from tl_jax.data.packing import COMPILE_STEPS, Layout, fit, pack, place
+from tl_jax.data.packing import COMPILE_STEPS, USUAL_STEPS, Layout, fit, pack, place
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.models.batch import Batch
 
@@ -34,6 +34,7 @@ class TrainingStream:
         (``packing.fit``) where it leaves something open.
       seed: Keys the order of the examples; 0 … 2**32 - 1.
       rows_multiple_of: Rows ``B`` are a multiple of it (devices × accumulation).
+      epochs: Passes that will be taken, if known: a short run takes fewer shapes.
     """
 
     examples: Examples
@@ -41,6 +42,7 @@ class TrainingStream:
     layout: Layout
     seed: int
     rows_multiple_of: int = 1
+    epochs: int | None = None
 
     def __post_init__(self) -> None:
         if not len(self.examples):
@@ -61,10 +63,14 @@ class TrainingStream:
     @cached_property
     def fitted_layout(self) -> Layout:
         """The layout in use."""
+        steps = USUAL_STEPS
+        if self.epochs is not None:
+            steps = self.epochs * self.steps_per_epoch
         return fit(
             self.layout,
             self.examples.lengths,
             self.batch_size,
+            total_steps=steps,
             rows_multiple_of=self.rows_multiple_of,
         )
 

@@ -157,6 +157,7 @@ def training_of(job: Job) -> Training:
         layout_of(config),
         config.seed,
         rows_multiple_of=placement.count * config.accumulate,
+        epochs=config.epochs,
     )
     total = config.epochs * stream.steps_per_epoch
     warmup = math.ceil(config.warmup * total)

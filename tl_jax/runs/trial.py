@@ -64,7 +64,12 @@ def train_and_score(
     placement = placement or choose_placement(count=1)
     layout = recipe.layout
     stream = TrainingStream(
-        train, recipe.batch_size, layout, seed, rows_multiple_of=placement.count
+        train,
+        recipe.batch_size,
+        layout,
+        seed,
+        rows_multiple_of=placement.count,
+        epochs=recipe.epochs,
     )
     total = recipe.epochs * stream.steps_per_epoch
     training = Training(
