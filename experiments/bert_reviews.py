@@ -17,6 +17,7 @@ from tl_jax.interop.load import load, load_tokenizer
 from tl_jax.metrics.bootstrap import spread
 from tl_jax.models.compose import compose, graft
 from tl_jax.models.heads import Classify
+from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.trial import Recipe, train_and_score
 from tl_jax.tasks import classification
 from tl_jax.transfer.presets import named_plan
@@ -79,4 +80,5 @@ def main(config: Config) -> str:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     print(main(tyro.cli(Config, description=__doc__)))

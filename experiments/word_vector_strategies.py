@@ -25,6 +25,7 @@ from tl_jax.models.compose import compose, graft
 from tl_jax.models.heads import Classify
 from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
 from tl_jax.report import markdown
+from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.trial import Recipe, train_and_score
 from tl_jax.tasks import classification
 from tl_jax.text.words import WordVocabulary
@@ -93,4 +94,5 @@ def main(config: Config) -> str:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     print(main(tyro.cli(Config, description=__doc__)))

@@ -19,6 +19,7 @@ import tyro
 from tl_jax.files.errors import ConfigError, TlJaxError
 from tl_jax.files.sources import cache_home
 from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.tell import tell
 
 # Heavy rooms are imported by the commands that need them, so that --help is quick.
@@ -225,6 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(given: list[str], debug: bool) -> int:
     try:
+        keep_freed_memory()
         _keep_compilations()
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,

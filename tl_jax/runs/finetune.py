@@ -190,7 +190,7 @@ def _start(
     checkpoint.sweep(run / CHECKPOINTS)
     if params is not None:
         truncate_log(run / "metrics.jsonl", -1)
-        return training.state(params), Memory()
+        return training.state(params, copy=False), Memory()
     batch = training.stream.batch(0)
 
     def shapes(step: int) -> dict[str, Any]:

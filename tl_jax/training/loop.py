@@ -104,8 +104,13 @@ class Training:
             bias_correction=self.bias_correction,
         )
 
-    def state(self, params: Params, step: int = 0) -> TrainState:
-        """A fresh state of the form that it has after ``step`` steps."""
+    def state(self, params: Params, step: int = 0, *, copy: bool = True) -> TrainState:
+        """A fresh state of the form that it has after ``step`` steps.
+
+        Without ``copy`` it holds ``params`` themselves, and training takes them away.
+        """
+        if copy:
+            params = jax.tree.map(jnp.array, params)
         stage = self.stage(max(step - 1, 0))
         optimizer = self.optimizer(stage, params)
         return create_state(params, optimizer, stage.plan, seed=self.seed)
@@ -178,7 +183,8 @@ def fit(
 
     Args:
       training: What is trained and how.
-      state: The state to go on from; its step says where. It is donated.
+      state: The state to go on from; its step says where. Its memory is used for the
+        states to come, so it can't be read again.
       evaluate: Scores parameters on held-out data.
       habits: When to evaluate, save and stop.
       memory: What an interrupted run had stored; it is not changed.
@@ -226,7 +232,7 @@ class _Loop:
         start = int(state.step)
         stage = training.stage(max(start - 1, 0))
         take = training.step(stage, state.params)
-        state = training.placement.replicate(state)
+        state = training.placement.replicate(state, copy=False)
         ahead = prefetch(training.stream.batch, start, training.total_steps)
         with closing(cast(Generator[Batch], ahead)) as batches:
             for step in range(start, training.total_steps + 1):
@@ -250,7 +256,7 @@ class _Loop:
         fresh = create_state(state.params, optimizer, stage.plan, seed=training.seed)
         opt_state = carry_over(state.opt_state, fresh.opt_state)
         entered = TrainState(state.step, state.params, opt_state, state.seed)
-        return training.placement.replicate(entered)
+        return training.placement.replicate(entered, copy=False)
 
     def between(self, state: TrainState, step: int) -> None:
         """Does what is due after ``step`` steps: evaluate, save, stop."""

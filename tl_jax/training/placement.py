@@ -43,13 +43,19 @@ class Placement:
         """Number of devices: each batch's number of rows must be a multiple of it."""
         return len(self.devices)
 
-    def replicate(self, tree: Any) -> Any:
-        """Copies a tree of arrays to every device."""
-        host = jax.tree.map(np.asarray, tree)
+    def replicate(self, tree: Any, *, copy: bool = True) -> Any:
+        """Puts a tree of arrays on every device.
+
+        Args:
+          tree: The arrays.
+          copy: Without it the result may share memory with ``tree``, so that a step
+            that is given the one takes the other away, too.
+        """
+        if copy or self.kind == "pmap":
+            tree = jax.tree.map(np.asarray, tree)
         if self.kind == "pmap":
-            return host
-        # From host memory: a device array could be aliased and then donated away.
-        return jax.device_put(host, NamedSharding(self.mesh, PartitionSpec()))
+            return tree
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
     def train(self, step: Callable[..., Any]) -> Callable[[Any, Batch], Any]:
         """Compiles ``step(state, batch)``; the state it is given is donated."""
