@@ -24,6 +24,11 @@ from tl_jax.models.dropout import token_noise
 from tl_jax.models.heads import Classify
 from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
 
+# Compiler options that undo the tests' own (see conftest.py), for what depends on them.
+AS_FOR_USERS = {
+    "xla_backend_optimization_level": 3,
+    "xla_cpu_use_fusion_emitters": True,
+}
 VOCABULARY, WIDTH, LENGTH, CLASSES = 50, 16, 16, 3
 
 

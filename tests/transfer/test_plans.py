@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import (
+    AS_FOR_USERS,
     bag_loss,
     bag_params,
     drawn,
@@ -143,7 +144,7 @@ def compiled(function, *arguments, donate=()):
         return function(*map(jax.tree.unflatten, trees, leaves))
 
     lowered = jax.jit(of_leaves, donate_argnums=donate).lower(*(x for x, _ in flat))
-    return lowered.compile()
+    return lowered.compile(AS_FOR_USERS)
 
 
 def compiled_step(model, plan, params):
