@@ -1,0 +1,106 @@
+"""The recurrence against its formula in float64, in packed rows, and against PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tl_jax.models.lstm import Lstm, borders, lstm
+
+SIZE, INPUTS = 5, 3
+# Examples of 3, 4 and 1 tokens and padding; one of 8; a row of padding.
+EXAMPLE = np.array([[1, 1, 1, 2, 2, 2, 2, 3], [1] * 8, [0] * 8], np.int32)
+DRAW = np.random.default_rng(0)
+GATES = DRAW.normal(size=(*EXAMPLE.shape, 4 * SIZE))
+RECURRENT = DRAW.normal(size=(SIZE, 4 * SIZE)) / 2
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def formula(gates):
+    """One example from a zero state, [T, 4·D] to [T, D]."""
+    hidden = cell = np.zeros(SIZE)
+    states = []
+    for x in gates:
+        i, f, g, o = np.split(x + hidden @ RECURRENT, 4)
+        cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
+        hidden = sigmoid(o) * np.tanh(cell)
+        states.append(hidden)
+    return np.array(states)
+
+
+def runs():
+    """Yields where each example of each row lies."""
+    for row, labels in enumerate(EXAMPLE):
+        for label in np.unique(labels[labels > 0]):
+            yield row, np.flatnonzero(labels == label)
+
+
+def read(gates, recurrent, reverse):
+    return lstm(gates, recurrent, borders(EXAMPLE, reverse=reverse), reverse=reverse)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_each_example_of_a_row_is_read_alone(reverse):
+    as_float32 = (jnp.asarray(x, jnp.float32) for x in (GATES, RECURRENT))
+    states = np.asarray(read(*as_float32, reverse))
+    for row, columns in runs():
+        order = columns[::-1] if reverse else columns
+        wanted = formula(GATES[row, order])
+        np.testing.assert_allclose(states[row, order], wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradients_are_differences_of_the_formula(reverse):
+    weights = DRAW.normal(size=(*EXAMPLE.shape, SIZE)) * (EXAMPLE > 0)[..., None]
+
+    def loss(gates, recurrent):
+        return (read(gates, recurrent, reverse) * weights).sum()
+
+    with jax.enable_x64(True):
+        found = jax.grad(loss, argnums=(0, 1))(
+            jnp.asarray(GATES), jnp.asarray(RECURRENT)
+        )
+        for argument, gradient in enumerate(found):
+            direction = DRAW.normal(size=gradient.shape)
+            ends = []
+            for sign in (1, -1):
+                moved = [GATES, RECURRENT]
+                moved[argument] = moved[argument] + sign * 1e-5 * direction
+                ends.append(float(loss(*map(jnp.asarray, moved))))
+            slope = (ends[0] - ends[1]) / 2e-5
+            assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-7)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_layer_is_torchs(reverse):
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.LSTM(INPUTS, SIZE, batch_first=True, bidirectional=True)
+    suffix = "_reverse" if reverse else ""
+    kernel, recurrent, first_bias, second_bias = (
+        getattr(layer, f"{name}_l0{suffix}").detach().numpy()
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
+    params = {
+        "kernel": kernel.T,
+        "recurrent": recurrent.T,
+        "bias": first_bias + second_bias,
+    }
+    x = DRAW.normal(size=(*EXAMPLE.shape, INPUTS)).astype(np.float32)
+    found = Lstm(SIZE, reverse).apply({"params": params}, x, EXAMPLE)
+    half = slice(SIZE, None) if reverse else slice(SIZE)
+    for row, columns in runs():
+        with torch.no_grad():
+            wanted = layer(torch.from_numpy(x[row, columns][None]))[0][0, :, half]
+        np.testing.assert_allclose(found[row, columns], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_forget_gate_starts_open():
+    params = Lstm(SIZE).init(
+        jax.random.key(0), np.zeros((3, 8, INPUTS), np.float32), EXAMPLE
+    )["params"]
+    bias = np.asarray(params["bias"]).reshape(4, SIZE)
+    np.testing.assert_array_equal(bias[[0, 2, 3]], 0)
+    np.testing.assert_array_equal(bias[1], 1)
