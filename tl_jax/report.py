@@ -33,25 +33,28 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def draw_rows(file: Path, rows: Sequence[tuple[str, float, float]], title: str) -> None:
-    """Draws each system's accuracy as a bar, with its standard deviation."""
+    """Draws each system's accuracy as a dot, with its standard deviation."""
     figure, axes = _figure(height=0.45 * len(rows) + 1.2)
     names, means, deviations = zip(*rows, strict=True)
     places = range(len(rows))
-    axes.barh(
-        places,
+    axes.errorbar(
         [100 * mean for mean in means],
+        places,
         # A system of one seed has no deviation to draw.
         xerr=[100 * deviation or float("nan") for deviation in deviations],
+        fmt="o",
         color=COLOURS[0],
-        height=0.62,
-        error_kw={"ecolor": INK, "capsize": 3},
+        ecolor=INK,
+        capsize=3,
     )
     for place, mean, deviation in zip(places, means, deviations, strict=True):
         axes.text(
-            100 * (mean + deviation) + 0.6, place, f"{100 * mean:.1f}", va="center"
+            100 * (mean + deviation) + 0.4, place, f"{100 * mean:.1f}", va="bottom"
         )
     axes.set_yticks(list(places), names)
-    axes.invert_yaxis()
+    axes.grid(axis="y", color="#dddddd")
+    axes.set_axisbelow(True)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(min(45, 95 * min(means)), 100 * max(means) + 6)
     axes.set_xlabel("accuracy, %")
     axes.set_title(title, loc="left", fontsize=10)

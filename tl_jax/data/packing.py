@@ -256,7 +256,7 @@ def _trial_steps(
         return
     rng = np.random.default_rng(0)
     size = min(batch_size, len(lengths))
-    for _ in range(max(8, min(128, 8192 // size))):
+    for _ in range(max(8, min(512, 16384 // size))):
         yield lengths[rng.choice(len(lengths), size, replace=False)]
 
 

@@ -75,14 +75,14 @@ def train_step(
         if axis is not None:
             gradients, sums = jax.lax.psum((gradients, sums), axis)
         weight = jnp.maximum(sums["loss"].weight, jnp.finfo(jnp.float32).tiny)
-        gradients = jax.tree.map(lambda g: g / weight, gradients)
-        norm = optax.tree.norm(gradients)
+        norm = optax.tree.norm(gradients) / weight
         finite = jnp.isfinite(norm) & jnp.isfinite(sums["loss"].total)
 
         def move(
             trained: Params, opt_state: optax.OptState
         ) -> tuple[Params, optax.OptState]:
-            updates, opt_state = optimizer.update(gradients, opt_state, trained)
+            means = jax.tree.map(lambda g: g / weight, gradients)
+            updates, opt_state = optimizer.update(means, opt_state, trained)
             return cast(Params, optax.apply_updates(trained, updates)), opt_state
 
         # A branch: to select between old and new, XLA would copy both of Adam's means.
