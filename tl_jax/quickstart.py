@@ -84,7 +84,7 @@ FULL = Effort(
     examples=None,
     held_out=None,
     seeds=3,
-    vector_epochs=5,
+    vector_epochs=4,
     batch_size=32,
     sizes=(100, 500, 2000),
 )
@@ -266,7 +266,7 @@ def vector_trial(story: Story, plan: str, count: int, seed: int) -> Outcome:
     train = story.words(story.train.first(count))
     encoder = WordVectors(WordVectorsConfig(len(story.vocabulary), 50, 64))
     model = compose(encoder, Classify(2, dropout=0.0))
-    layout = Layout(packed=False, max_length=64)
+    layout = Layout(packed=True, max_length=64)
     # Few labels take more epochs, so that every system has some steps to learn in.
     epochs = max(story.effort.vector_epochs, -(-2000 // count))
     recipe = Recipe(epochs, 2e-3, layout)

@@ -1,4 +1,4 @@
-"""The recurrence against its formula in float64, in packed rows, and against PyTorch."""
+"""The recurrence against its formula in float64, over packed rows, and PyTorch."""
 
 import jax
 import jax.numpy as jnp
