@@ -214,7 +214,7 @@ def fit(
     examples a step              16         32         64
     ============================ ========== ========== ==========
     MR (27 tokens on average)    86 %, 3    93 %, 4    93 %, 3
-    QNLI (51 tokens)             86 %, 3    92 %, 4    91 %, 2
+    QNLI (51 tokens)             86 %, 3    92 %, 4    90 %, 2
     ============================ ========== ========== ==========
 
     Reviews of 10 words (NSMC) fill 91 % at 32, and 79 % if rows had but T / 8 slots.
