@@ -18,7 +18,7 @@ from tl_jax.tasks.classification import (
     loss,
     scores,
 )
-from tl_jax.text.encodings import Encodings
+from tl_jax.text.encodings import Framed
 
 
 @pytest.fixture(scope="module")
@@ -126,18 +126,19 @@ def test_ten_unknown_labels_are_shown():
 class Letters:
     """Encodes a text as its letters' places in the alphabet; pairs as type 1."""
 
-    def encode(self, texts, pairs=None, *, max_length):
-        ids = lambda text: [ord(c) - ord("a") for c in text]  # noqa: E731
-        firsts = [ids(text) for text in texts]
-        seconds = [[]] * len(firsts) if pairs is None else [ids(p) for p in pairs]
-        both = list(zip(firsts, seconds, strict=True))
-        return Encodings(
-            [np.array((a + b)[:max_length], np.int32) for a, b in both],
-            [
-                np.array(([0] * len(a) + [1] * len(b))[:max_length], np.int32)
-                for a, b in both
-            ],
-        )
+    def specials(self, *, pair):
+        return 0
+
+    def pieces(self, texts):
+        return [np.array([ord(c) - ord("a") for c in t], np.int32) for t in texts]
+
+    def pieces_with_offsets(self, texts):
+        raise NotImplementedError
+
+    def frame(self, first, second=None):
+        both = first if second is None else np.concatenate([first, second])
+        types = (np.arange(len(both)) >= len(first)).astype(np.int32)
+        return Framed(both, types, 0, len(first))
 
 
 def test_featurise_keeps_ids_types_and_labels():

@@ -1,9 +1,13 @@
+import itertools
 import json
+import unicodedata
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tl_jax.files.errors import ConfigError, DataError
-from tl_jax.text.words import WordVocabulary, split_words
+from tl_jax.text.words import WordVocabulary, split_words, word_offsets
 
 
 @pytest.mark.parametrize(
@@ -54,8 +58,8 @@ def test_encode_pairs():
     assert [t.tolist() for t in got.types] == [[0, 0, 1, 1], [0, 0, 0, 1]]
     with pytest.raises(ConfigError, match="pairs"):
         vocabulary.encode(["a"], [], max_length=4)
-    with pytest.raises(ConfigError, match="3 or more"):
-        vocabulary.encode(["a"], ["b"], max_length=2)
+    with pytest.raises(ConfigError, match="need 2 or more"):
+        vocabulary.encode(["a"], ["b"], max_length=1)
 
 
 def test_text_that_spells_a_special_word_is_text():
@@ -92,3 +96,21 @@ def test_bad_sizes_are_refused():
         WordVocabulary.build(["a"], min_count=0)
     with pytest.raises(ConfigError):
         WordVocabulary.build(["a"], max_size=1)
+
+
+@given(st.text(max_size=40), st.booleans())
+def test_offsets_cut_the_word_from_any_text(text: str, lowercase: bool) -> None:
+    words = split_words(text, lowercase)
+    offsets = word_offsets(text, lowercase)
+    assert len(words) == len(offsets)
+    for word, (start, end) in zip(words, offsets, strict=True):
+        word = word.replace("ς", "σ") if lowercase else word
+        cut = unicodedata.normalize("NFC", text[start:end]).replace("\u2019", "'")
+        assert word in (cut.lower().replace("ς", "σ") if lowercase else cut)
+    assert all(a <= b for (a, _), (b, _) in itertools.pairwise(offsets))
+
+
+def test_offsets_of_decomposed_text() -> None:
+    text = "cafe\u0301 un\u1112\u1161\u11ab!"  # é and 한 taken apart
+    assert split_words(text, True) == ["café", "un한", "!"]
+    assert word_offsets(text, True) == [(0, 5), (6, 11), (11, 12)]

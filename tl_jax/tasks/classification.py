@@ -4,7 +4,6 @@ Devlin et al. 2019, section 4.1; with word vectors, the chapter's text classifie
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,24 +18,9 @@ from tl_jax.metrics.classification import accuracy, confusion_matrix, macro_f1, 
 from tl_jax.metrics.sums import Loss, Ratio, Sums
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Model, Params
-from tl_jax.text.encodings import Encodings
+from tl_jax.text.encodings import TextEncoder, encode
 
 LABEL = "label"
-
-
-@runtime_checkable
-class TextEncoder(Protocol):
-    """What turns strings into ids: a word-piece tokenizer or a word vocabulary."""
-
-    def encode(
-        self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
-        *,
-        max_length: int,
-    ) -> Encodings:
-        """Encodes texts, or pairs of texts, into at most ``max_length`` ids each."""
-        ...
 
 
 def label_names(labels: Sequence[str]) -> tuple[str, ...]:
@@ -83,7 +67,7 @@ def featurise(
     max_length: int,
 ) -> Examples:
     """Encodes texts or pairs, with their class numbers where they have any."""
-    encoded = encoder.encode(texts, pairs, max_length=max_length)
+    encoded = encode(encoder, texts, pairs, max_length=max_length)
     targets = {} if labels is None else {LABEL: labels}
     return make_examples(encoded.tokens, encoded.types, targets=targets)
 

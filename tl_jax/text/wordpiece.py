@@ -14,7 +14,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from tl_jax.files import atomic
 from tl_jax.files.errors import ConfigError, DataError
-from tl_jax.text.encodings import Encodings, cut_lengths
+from tl_jax.text.encodings import Encodings, Framed, encode
 
 SPECIALS = {
     "pad": "[PAD]",
@@ -66,36 +66,26 @@ class Tokenizer:
     ) -> Encodings:
         """Encodes ``[CLS] a [SEP]``, or ``[CLS] a [SEP] b [SEP]`` with types 0 and 1.
 
-        What exceeds ``max_length`` is cut from the end, of the longer part first
-        (:func:`tl_jax.text.encodings.cut_lengths`). An empty text is ``[CLS] [SEP]``.
-
-        Raises:
-          ConfigError: ``max_length`` leaves no room for the special pieces and a text,
-            or there are not as many pairs as texts.
-          DataError: A text cannot be encoded in UTF-8.
+        See :func:`tl_jax.text.encodings.encode`. An empty text is ``[CLS] [SEP]``.
         """
-        extra = 2 if pairs is None else 3
-        if max_length < extra + 1:
-            raise ConfigError(
-                f"max_length is {max_length}, but {extra} special pieces and a piece "
-                f"of text need {extra + 1} or more."
-            )
-        firsts = self.pieces(texts)
-        if pairs is None:
-            tokens = [self._frame(a[: max_length - 2]) for a in firsts]
-            return Encodings(tokens, [np.zeros(len(t), np.int32) for t in tokens])
-        if len(pairs) != len(texts):
-            raise ConfigError(f"There are {len(texts)} texts and {len(pairs)} pairs.")
-        tokens, types = [], []
-        for a, b in zip(firsts, self.pieces(pairs), strict=True):
-            kept_a, kept_b = cut_lengths(len(a), len(b), max_length - 3)
-            row = np.concatenate(
-                [self._frame(a[:kept_a]), b[:kept_b], [self.special.sep]],
-                dtype=np.int32,
-            )
-            tokens.append(row)
-            types.append((np.arange(len(row)) >= kept_a + 2).astype(np.int32))
-        return Encodings(tokens, types)
+        return encode(self, texts, pairs, max_length=max_length)
+
+    def specials(self, *, pair: bool) -> int:
+        """The number of ids that `frame` adds."""
+        return 3 if pair else 2
+
+    def frame(
+        self, first: Int[np.ndarray, "_"], second: Int[np.ndarray, "_"] | None = None
+    ) -> Framed:
+        """Makes ``[CLS] a [SEP]``, or ``[CLS] a [SEP] b [SEP]`` with types 0 and 1."""
+        sep = [self.special.sep]
+        parts = [[self.special.cls], first, sep]
+        if second is not None:
+            parts += [second, sep]
+        tokens = np.concatenate(parts, dtype=np.int32)
+        begins = len(first) + 2
+        types = (np.arange(len(tokens)) >= begins).astype(np.int32)
+        return Framed(tokens, types, first=1, second=begins)
 
     def pieces(self, texts: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
         """Returns the ids of each text's pieces, with no special pieces around them."""
@@ -135,11 +125,6 @@ class Tokenizer:
         atomic.write_json(folder / "tokenizer.json", state)
         atomic.write_text(folder / "vocab.txt", "\n".join(lines) + "\n")
         atomic.write_json(folder / "tokenizer_config.json", config)
-
-    def _frame(self, ids: Int[np.ndarray, "_"]) -> Int[np.ndarray, "_"]:
-        return np.concatenate(
-            [[self.special.cls], ids, [self.special.sep]], dtype=np.int32
-        )
 
     def _run(self, method: str, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         encode = {

@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from tl_jax.files import atomic
 from tl_jax.files.errors import ConfigError, DataError
-from tl_jax.text.encodings import Encodings, cut_lengths
+from tl_jax.text.encodings import Encodings, Framed, encode
 
 UNKNOWN = "<unk>"  # id 0
 SEPARATOR = "<sep>"  # id 1, between the texts of a pair
@@ -39,8 +40,41 @@ def split_words(text: str, lowercase: bool) -> list[str]:
     and 99.3 % (QNLI sentences); splitting at spaces, 96.4 % and 86.5 %; with hyphenated
     words kept whole, 99.1 % of both.
     """
+    return _WORD.findall(_plain(text, lowercase))
+
+
+def word_offsets(text: str, lowercase: bool) -> list[tuple[int, int]]:
+    """Finds first and one-past-last character of each word of `split_words`."""
+    plain = _plain(text, lowercase)
+    spans = [match.span() for match in _WORD.finditer(plain)]
+    if len(plain) == len(text) and unicodedata.is_normalized("NFC", text):
+        return spans
+    begins = [*_origins(text, lowercase), len(text)]
+    return [
+        (begins[first], next(b for b in begins[last:] if b > begins[last - 1]))
+        for first, last in spans
+    ]
+
+
+def _plain(text: str, lowercase: bool) -> str:
     text = unicodedata.normalize("NFC", text).replace("\u2019", "'")
-    return _WORD.findall(text.lower() if lowercase else text)
+    return text.lower() if lowercase else text
+
+
+def _origins(text: str, lowercase: bool) -> list[int]:
+    """For each character of the normalised text, where in ``text`` it begins.
+
+    Normalisation acts within runs of characters that combine with one another.
+    """
+    found: list[int] = []
+    begin = 0
+    for end in range(1, len(text) + 1):
+        run, after = text[begin:end], text[end : end + 1]
+        composed = unicodedata.normalize("NFC", run + after)
+        if composed == unicodedata.normalize("NFC", run) + after:
+            found += [begin] * len(_plain(run, lowercase))
+            begin = end
+    return found
 
 
 @dataclass(frozen=True)
@@ -111,28 +145,46 @@ class WordVocabulary:
     ) -> Encodings:
         """Encodes ``a``, or ``a <sep> b`` with types 0 (a and <sep>) and 1.
 
-        A word without an id is ``<unk>``, and so is a text without words (no example is
-        empty). What exceeds ``max_length`` is cut as for WordPiece, longest part first.
-
-        Raises:
-          ConfigError: ``max_length`` is too small, or there are not as many pairs.
+        See :func:`tl_jax.text.encodings.encode`. A word without an id is ``<unk>``, and
+        so is a text without words: no example is empty.
         """
-        least = 1 if pairs is None else 3
-        if max_length < least:
-            raise ConfigError(f"max_length is {max_length}; {least} or more is needed.")
-        firsts = [self._ids(text) for text in texts]
-        if pairs is None:
-            tokens = [np.array(a[:max_length], np.int32) for a in firsts]
-            return Encodings(tokens, [np.zeros(len(t), np.int32) for t in tokens])
-        if len(pairs) != len(texts):
-            raise ConfigError(f"There are {len(texts)} texts and {len(pairs)} pairs.")
-        tokens, types = [], []
-        for a, second in zip(firsts, pairs, strict=True):
-            b = self._ids(second)
-            kept_a, kept_b = cut_lengths(len(a), len(b), max_length - 1)
-            tokens.append(np.array([*a[:kept_a], 1, *b[:kept_b]], np.int32))
-            types.append(np.repeat([0, 1], [kept_a + 1, kept_b]).astype(np.int32))
-        return Encodings(tokens, types)
+        return encode(self, texts, pairs, max_length=max_length)
+
+    def specials(self, *, pair: bool) -> int:
+        """The number of ids that `frame` adds."""
+        return int(pair)
+
+    def pieces(self, texts: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
+        """Returns the ids of each text's words; ``<unk>`` for a text without any."""
+        numbers = self.numbers
+        return [
+            np.array(
+                [numbers.get(w, 0) for w in split_words(text, self.lowercase)] or [0],
+                np.int32,
+            )
+            for text in texts
+        ]
+
+    def pieces_with_offsets(
+        self, texts: Sequence[str]
+    ) -> list[tuple[Int[np.ndarray, "_"], Int[np.ndarray, "_ 2"]]]:
+        """Returns each text's ids, and first and one-past-last character of each."""
+        found = []
+        for text, ids in zip(texts, self.pieces(texts), strict=True):
+            offsets = word_offsets(text, self.lowercase) or [(0, 0)]
+            found.append((ids, np.array(offsets, np.int32)))
+        return found
+
+    def frame(
+        self, first: Int[np.ndarray, "_"], second: Int[np.ndarray, "_"] | None = None
+    ) -> Framed:
+        """Makes ``a``, or ``a <sep> b`` with types 0 (a and <sep>) and 1."""
+        if second is None:
+            return Framed(first, np.zeros_like(first), first=0, second=len(first))
+        tokens = np.concatenate([first, [1], second], dtype=np.int32)
+        begins = len(first) + 1
+        types = (np.arange(len(tokens)) >= begins).astype(np.int32)
+        return Framed(tokens, types, first=0, second=begins)
 
     def save(self, file: Path) -> None:
         """Writes the vocabulary as JSON."""
@@ -154,8 +206,3 @@ class WordVocabulary:
         if not isinstance(state.get("lowercase"), bool):
             raise DataError(f"{file}: 'lowercase' must be true or false.")
         return cls(tuple(words), state["lowercase"])
-
-    def _ids(self, text: str) -> list[int]:
-        numbers = self.numbers
-        words = split_words(text, self.lowercase)
-        return [numbers.get(word, 0) for word in words] or [0]
