@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tl_jax.data.readers import read_labelled, read_table
+from tl_jax.data.readers import Columns, read_labelled, read_table
 from tl_jax.files.errors import ConfigError, DataError
 
 
@@ -116,23 +116,23 @@ def test_pairs_come_before_single_texts(write):
     pair = write("a.tsv", "index\tquestion\tsentence\tlabel\n0\tq\ts\tyes\n")
     data = read_labelled(pair)
     assert (data.texts, data.pairs, data.labels) == (["q"], ["s"], ["yes"])
-    single = read_labelled(pair, text_column="sentence")
+    single = read_labelled(pair, columns=Columns("sentence"))
     assert (single.texts, single.pairs) == (["s"], None)
     half = write("b.tsv", "sentence\thypothesis\ns\th\n")
     assert read_labelled(half).columns == ("sentence",)
     assert read_labelled(half).labels is None
-    named = read_labelled(half, text_column="hypothesis", pair_column="sentence")
+    named = read_labelled(half, columns=Columns("hypothesis", "sentence"))
     assert (named.texts, named.pairs) == (["h"], ["s"])
 
 
 def test_named_columns_must_exist(write):
     path = write("a.tsv", "sentence\tlabel\ns\t1\n")
     with pytest.raises(ConfigError, match=r"'sentense' .*Did you mean 'sentence'"):
-        read_labelled(path, text_column="sentense")
+        read_labelled(path, columns=Columns("sentense"))
     with pytest.raises(ConfigError, match="Did you mean 'label'"):
-        read_labelled(path, label_column="labels")
+        read_labelled(path, columns=Columns(label="labels"))
     with pytest.raises(ConfigError, match="name both"):
-        read_labelled(path, pair_column="sentence")
+        read_labelled(path, columns=Columns(pair="sentence"))
 
 
 BAD_ROWS = [

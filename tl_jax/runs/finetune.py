@@ -30,14 +30,14 @@ from tl_jax.runs.job import (
     Job,
     build_model,
     encode_parts,
-    job_predictor,
     prepare,
     read_parts,
+    task_predictor,
     training_of,
 )
 from tl_jax.runs.results import best_params, write_results
+from tl_jax.runs.tasks import task_of
 from tl_jax.runs.tell import tell
-from tl_jax.tasks import classification
 from tl_jax.training import checkpoint
 from tl_jax.training.arrays import quiet_orbax
 from tl_jax.training.log import Progress, tensorboard_writer, truncate_log
@@ -128,7 +128,8 @@ def _reopen(run: Path, allowed: set[str]) -> tuple[Job, Params | None]:
         changes = {"versions", *allowed}
         refuse_changes(run, asdict(setup), asdict(job.setup), changes)
         return job, params
-    parts = read_parts(config)
+    task = task_of(config)
+    parts = read_parts(config, task)
     data = {name: part.fingerprint() for name, part in parts.items()}
     refuse_changes(run, {"data": setup.data}, {"data": data}, allowed)
     for name, version in versions().items():
@@ -138,9 +139,9 @@ def _reopen(run: Path, allowed: set[str]) -> tuple[Job, Params | None]:
         setup = replace(setup, data=data)
         seal(run, setup)
     text = read_text_encoder(run)
-    model = build_model(rebuild(setup.encoder), len(setup.labels))
-    examples = encode_parts(parts, text, setup.labels, config.max_length)
-    return Job(setup, model, text, parts, examples), None
+    model = build_model(rebuild(setup.encoder), task, setup.labels)
+    encoded = encode_parts(parts, task, text, setup.labels, config)
+    return Job(setup, task, model, text, parts, encoded), None
 
 
 def _train(
@@ -148,22 +149,23 @@ def _train(
 ) -> dict[str, Any]:
     """Trains from the newest checkpoint, or from ``params`` if there is none."""
     training = training_of(job)
-    predict = job_predictor(job)
-    dev = job.examples["dev"]
+    task, config = job.task, job.setup.config
+    predict = task_predictor(task, job.model, config)
+    rows, dev = job.parts["dev"].rows, job.encoded["dev"]
     with stop_requests() as stop:
         state, memory = _start(job, training, run, params)
         _introduce(job, training, run, state)
 
         def evaluate(params: Params) -> dict[str, float] | None:
-            log_probs = predict(params, dev, stop)
-            if log_probs is None:
+            found = predict(params, dev.examples, stop)
+            if found is None:
                 return None
-            labels = dev.targets[classification.LABEL]
-            return classification.scores(log_probs, labels)
+            judged = task.judge(found, dev, rows, job.setup.labels, labelled=True)
+            return judged.metrics
 
         start = int(state.step)
         also = None
-        if job.setup.config.tensorboard:
+        if config.tensorboard:
             also = tensorboard_writer(run / "tensorboard", start)
         own = Progress(training.total_steps, start=start)
         with own if display is None else nullcontext(display) as shown:
@@ -171,7 +173,7 @@ def _train(
                 training,
                 state,
                 evaluate,
-                habits=_habits(job.setup.config),
+                habits=_habits(config, task.score),
                 memory=memory,
                 folder=run,
                 also=also,
@@ -222,12 +224,13 @@ def _introduce(job: Job, training: Training, run: Path, state: TrainState) -> No
     tell(f"{training.placement.kind} on {len(devices)} × {kind}; run directory {run}")
 
 
-def _habits(config: FinetuneConfig) -> Habits:
+def _habits(config: FinetuneConfig, score: str) -> Habits:
     return Habits(
         eval_every=config.eval_every,
         save_every=config.save_every,
         patience=config.patience,
         max_skipped=config.max_skipped,
+        score=score,
     )
 
 

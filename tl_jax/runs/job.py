@@ -7,15 +7,14 @@ from typing import Any
 
 import jax
 
-from tl_jax.data.examples import Examples, make_examples
+from tl_jax.data.examples import make_examples
 from tl_jax.data.packing import Layout, pack
 from tl_jax.data.stream import TrainingStream
-from tl_jax.files.errors import ConfigError, DataError
+from tl_jax.files.errors import ConfigError
 from tl_jax.files.sources import fingerprint, resolve
 from tl_jax.models.batch import Batch
 from tl_jax.models.bert import Bert
 from tl_jax.models.compose import Model, Params, compose, graft
-from tl_jax.models.heads import Classify
 from tl_jax.models.word_vectors import WordVectors
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.data import Part, read_part
@@ -26,8 +25,10 @@ from tl_jax.runs.encoders import (
     load_representation,
 )
 from tl_jax.runs.folder import Setup, versions
+from tl_jax.runs.tasks import task_of
 from tl_jax.runs.tell import tell
-from tl_jax.tasks import classification
+from tl_jax.tasks.task import Encoded, Task
+from tl_jax.text.encodings import encode
 from tl_jax.training.loop import Training
 from tl_jax.training.placement import choose_placement
 from tl_jax.training.predict import Predict, predictor
@@ -43,17 +44,19 @@ class Job:
 
     Attributes:
       setup: What it starts from.
+      task: What is learnt, with its options.
       model: Encoder and head.
       text: The tokenizer or vocabulary.
       parts: The data by part: train, dev and perhaps test.
-      examples: The same, encoded.
+      encoded: The same as examples.
     """
 
     setup: Setup
+    task: Task
     model: Model
     text: TextEncoder
     parts: Mapping[str, Part]
-    examples: Mapping[str, Examples]
+    encoded: Mapping[str, Encoded]
 
 
 def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
@@ -62,18 +65,18 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
     Returns:
       The job, and its parameters with the pretrained ones in their places.
     """
-    parts = read_parts(config)
-    train = parts["train"]
-    names = classification.label_names(train.rows.labels or [])
-    if len(names) < 2:
-        found = f"only the label {names[0]!r}" if names else "no labels"
-        raise DataError(f"{train.name} holds {found}; two classes are the fewest.")
-    texts = [*train.rows.texts, *(train.rows.pairs or [])]
-    representation = load_representation(config, texts)
+    task = task_of(config)
+    config = replace(config, max_length=config.max_length or task.max_length)
+    parts = read_parts(config, task)
+    train = parts["train"].rows
+    labels = task.labels(train)
+    representation = load_representation(
+        config, task.texts(train), task.segments(train)
+    )
     tell(representation.told)
     config = _settle(config, representation)
-    model = build_model(representation.encoder, len(names))
-    examples = encode_parts(parts, representation.text, names, config.max_length)
+    model = build_model(representation.encoder, task, labels)
+    encoded = encode_parts(parts, task, representation.text, labels, config)
     sample = sample_batch(representation.text, config)
     drawn = model.init(jax.random.key(config.seed), sample)
     params = graft(drawn, **representation.weights)
@@ -82,68 +85,81 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
     setup = Setup(
         config=config,
         encoder=describe(representation.encoder),
-        labels=names,
+        labels=labels,
         plan=stages_to_json(named_plan(config.plan, params)),
         data={name: part.fingerprint() for name, part in parts.items()},
         weights=source,
         versions=versions(),
     )
-    return Job(setup, model, representation.text, parts, examples), params
+    return Job(setup, task, model, representation.text, parts, encoded), params
 
 
-def build_model(encoder: Bert | WordVectors, classes: int) -> Model:
-    """Pairs an encoder with a classification head.
+def build_model(
+    encoder: Bert | WordVectors, task: Task, labels: Sequence[str]
+) -> Model:
+    """Pairs an encoder with the task's head.
 
-    BERT's pooled vector is dropped out again, as in the paper; the LSTM's states
-    already are.
+    BERT's vectors are dropped out again, as in the paper; the LSTM's already are.
     """
     dropout = encoder.config.hidden_dropout if isinstance(encoder, Bert) else 0.0
-    return compose(encoder, Classify(classes, dropout=dropout))
+    return compose(encoder, task.head(labels, dropout))
 
 
-def read_parts(config: FinetuneConfig) -> dict[str, Part]:
+def read_parts(config: FinetuneConfig, task: Task) -> dict[str, Part]:
     """Reads train, dev and, where it is named, test data."""
+    files = {"train": config.train, "dev": config.dev, "test": config.test}
     parts = {
-        "train": read_part(config.train, config),
-        "dev": read_part(config.dev, config),
+        part: read_part(name, part, task, config)
+        for part, name in files.items()
+        if name is not None
     }
-    if config.test is not None:
-        parts["test"] = read_part(config.test, config)
-    paired = {name: part.rows.pairs is not None for name, part in parts.items()}
-    if len(set(paired.values())) > 1:
-        kinds = ", ".join(
-            f"{n}: {'pairs' if p else 'texts'}" for n, p in paired.items()
+    kinds = {part: task.segments(read.rows) for part, read in parts.items()}
+    if len(set(kinds.values())) > 1:
+        told = ", ".join(
+            f"{part}: {'pairs' if kind == 'compare' else 'single texts'}"
+            for part, kind in kinds.items()
         )
-        raise ConfigError(f"The parts of the data are of different kinds ({kinds}).")
+        raise ConfigError(f"The parts of the data are of different kinds ({told}).")
     return parts
 
 
 def encode_parts(
     parts: Mapping[str, Part],
+    task: Task,
     text: TextEncoder,
-    names: Sequence[str],
-    max_length: int,
-) -> dict[str, Examples]:
+    labels: Sequence[str],
+    config: FinetuneConfig,
+) -> dict[str, Encoded]:
     """Encodes every part of the data with its labels."""
+    length = length_of(config)
     return {
-        name: classification.featurise_rows(
-            text, part.rows, names, max_length=max_length
-        )
+        name: task.encode(text, part.rows, labels, max_length=length, labelled=True)
         for name, part in parts.items()
     }
 
 
+def length_of(config: FinetuneConfig) -> int:
+    """Most tokens of an example, settled."""
+    assert config.max_length is not None
+    return config.max_length
+
+
 def layout_of(config: FinetuneConfig) -> Layout:
     """How a run lays examples into rows."""
-    return Layout(packed=bool(config.packed), max_length=config.max_length)
+    return Layout(packed=bool(config.packed), max_length=length_of(config))
 
 
-def job_predictor(job: Job) -> Predict:
-    """Log P of every class, by a job's model on its devices."""
-    config = job.setup.config
-    placement = choose_placement(config.placement, config.devices)
-    function = classification.log_probabilities(job.model)
-    return predictor(function, placement, layout_of(config), EVAL_BATCH)
+def task_predictor(
+    task: Task, model: Model, config: FinetuneConfig, batch_size: int = EVAL_BATCH
+) -> Predict:
+    """What the task decides by, on the run's devices."""
+    return predictor(
+        task.outputs(model),
+        choose_placement(config.placement, config.devices),
+        layout_of(config),
+        batch_size,
+        per_token=task.per_token,
+    )
 
 
 def training_of(job: Job) -> Training:
@@ -152,7 +168,7 @@ def training_of(job: Job) -> Training:
     assert config.learning_rate is not None
     placement = choose_placement(config.placement, config.devices)
     stream = TrainingStream(
-        job.examples["train"],
+        job.encoded["train"].examples,
         config.batch_size,
         layout_of(config),
         config.seed,
@@ -162,7 +178,7 @@ def training_of(job: Job) -> Training:
     total = config.epochs * stream.steps_per_epoch
     warmup = math.ceil(config.warmup * total)
     return Training(
-        loss=classification.loss(job.model),
+        loss=job.task.loss(job.model),
         stream=stream,
         stages=stages_from_json(job.setup.plan),
         schedule=warmup_then_linear(config.learning_rate, total, warmup),
@@ -190,6 +206,6 @@ def _settle(config: FinetuneConfig, representation: Representation) -> FinetuneC
 
 def sample_batch(text: TextEncoder, config: FinetuneConfig) -> Batch:
     """A batch of one short example, for the shapes of a model's parameters."""
-    encoded = text.encode(["?"], max_length=config.max_length)
+    encoded = encode(text, ["?"], max_length=length_of(config))
     examples = make_examples(encoded.tokens, encoded.types)
     return pack(examples, [0], layout_of(config), batch_size=1)

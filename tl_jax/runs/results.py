@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
 from tl_jax.files.atomic import write_json, write_text
 from tl_jax.models.compose import Params, flatten_paths
 from tl_jax.runs.folder import CHECKPOINTS, PREDICTIONS, RESULTS
 from tl_jax.runs.job import Job
-from tl_jax.tasks import classification
+from tl_jax.tasks.task import with_options
 from tl_jax.training import checkpoint
 from tl_jax.training.loop import Memory
 from tl_jax.training.predict import Predict
@@ -44,24 +41,32 @@ def write_results(
       Interrupted: A stop was requested; resuming does only this again.
     """
     plan = stages_from_json(job.setup.plan)[-1].plan
+    found: dict[str, list[Any]] = {}
+    for name in sorted(job.parts.keys() - {"train"}):
+        outputs = predict(params, job.encoded[name].examples, stop)
+        if outputs is None:
+            stop.check("trained; `tl-jax resume` scores it")
+            raise AssertionError("nothing else breaks a prediction off")
+        found[name] = outputs
+    dev = job.parts["dev"].rows
+    tuned = job.task.tune(found["dev"], job.encoded["dev"], dev)
+    task = with_options(job.task, tuned)
     results: dict[str, Any] = {
         "best_step": memory.best_step,
         "trained": sum(x.size for x in flatten_paths(plan.split(params)[0]).values()),
+        "tuned": tuned,
         "parts": {},
     }
-    for name in sorted(job.parts.keys() - {"train"}):
-        examples = job.examples[name]
-        log_probs = predict(params, examples, stop)
-        if log_probs is None:
-            stop.check("trained; `tl-jax resume` scores it")
-            continue
-        labels = examples.targets[classification.LABEL]
-        predictions = classification.decode(log_probs, job.setup.labels)
-        write_predictions(run / PREDICTIONS / f"{name}.jsonl", predictions)
+    for name, outputs in found.items():
+        rows = job.parts[name].rows
+        judged = task.judge(
+            outputs, job.encoded[name], rows, job.setup.labels, labelled=True
+        )
+        write_predictions(run / PREDICTIONS / f"{name}.jsonl", judged.records)
         results["parts"][name] = {
-            "metrics": classification.scores(log_probs, labels),
-            "examples": len(examples),
-            "predictions_sha256": hash_labels(log_probs, job.setup.labels),
+            "metrics": judged.metrics,
+            "examples": len(rows),
+            "predictions_sha256": hash_answers(judged.answers),
         }
     write_json(run / RESULTS, results)
     return results
@@ -74,7 +79,6 @@ def write_predictions(file: Path, predictions: Sequence[dict[str, object]]) -> N
     write_text(file, "".join(f"{line}\n" for line in lines))
 
 
-def hash_labels(log_probs: Float[np.ndarray, "M N"], names: Sequence[str]) -> str:
-    """SHA-256 of the predicted labels in order, one a line; never of probabilities."""
-    labels = "\n".join(names[int(index)] for index in log_probs.argmax(axis=1))
-    return hashlib.sha256(labels.encode()).hexdigest()
+def hash_answers(answers: Sequence[str]) -> str:
+    """SHA-256 of what was decided for each row, one a line; never of probabilities."""
+    return hashlib.sha256("\n".join(answers).encode()).hexdigest()

@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from tl_jax.data.examples import Examples
 from tl_jax.data.packing import Layout
 from tl_jax.data.stream import TrainingStream
@@ -27,16 +29,19 @@ class Recipe:
       learning_rate: Highest rate, after a warm-up over a tenth of the steps.
       layout: How examples are laid into rows.
       batch_size: Examples a step.
+      total_steps: Steps taken instead of whole epochs. Trainings of one layout, batch
+        size and number of steps share their compiled steps, whatever they train on.
     """
 
     epochs: int
     learning_rate: float
     layout: Layout
     batch_size: int = 32
+    total_steps: int | None = None
 
     def steps(self, examples: int) -> int:
         """Steps on so many examples."""
-        return self.epochs * -(-examples // self.batch_size)
+        return self.total_steps or self.epochs * -(-examples // self.batch_size)
 
 
 class Outcome(NamedTuple):
@@ -71,7 +76,7 @@ def train_and_score(
         rows_multiple_of=placement.count,
         epochs=recipe.epochs,
     )
-    total = recipe.epochs * stream.steps_per_epoch
+    total = recipe.steps(len(train))
     training = Training(
         loss=classification.loss(model),
         stream=stream,
@@ -86,8 +91,9 @@ def train_and_score(
     state, _ = fit(training, training.state(params), display=display)
     function = classification.log_probabilities(model)
     predict = predictor(function, placement, layout, EVAL_BATCH)
-    log_probs = predict(state.params, held_out, None)
-    assert log_probs is not None  # nothing asks it to stop
+    found = predict(state.params, held_out, None)
+    assert found is not None  # nothing asks it to stop
+    log_probs = np.stack(found)
     labels = held_out.targets[classification.LABEL]
     trained, _ = stages[-1].plan.split(params)
     return Outcome(

@@ -4,7 +4,10 @@ Devlin et al. 2019, section 4.1; with word vectors, the chapter's text classifie
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +15,20 @@ import optax
 from jaxtyping import Float, Int
 
 from tl_jax.data.examples import Examples, make_examples
-from tl_jax.data.readers import LabelledTexts
+from tl_jax.data.readers import (
+    USUAL_COLUMNS,
+    Columns,
+    LabelledTexts,
+    read_labelled,
+    require_labels,
+)
 from tl_jax.files.errors import DataError, did_you_mean
 from tl_jax.metrics.classification import accuracy, confusion_matrix, macro_f1, matthews
 from tl_jax.metrics.sums import Loss, Ratio, Sums
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Model, Params
+from tl_jax.models.heads import Classify
+from tl_jax.tasks.task import Encoded, Judged, Segments
 from tl_jax.text.encodings import TextEncoder, encode
 
 LABEL = "label"
@@ -78,12 +89,7 @@ def row_labels(rows: LabelledTexts, names: Sequence[str]) -> Int[np.ndarray, " N
     Raises:
       DataError: There are no labels, or some that are not among the classes' names.
     """
-    if rows.labels is None:
-        raise DataError(
-            f"{rows.places[0]}: there is no label column. Recognised are label, "
-            "gold_label and score; else name it by --label-column."
-        )
-    return label_ids(rows.labels, names, rows.places)
+    return label_ids(require_labels(rows), names, rows.places)
 
 
 def featurise_rows(
@@ -157,3 +163,104 @@ def decode(
         }
         for index, row in enumerate(log_probs)
     ]
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Classification as a run's task.
+
+    Attributes:
+      columns: Where texts and labels stand, if not in columns of the usual names.
+      paired: The rows must be pairs of texts (True) or may be either (None).
+    """
+
+    score: ClassVar[str] = "accuracy"
+    max_length: ClassVar[int] = 128
+    per_token: ClassVar[bool] = False
+
+    columns: Columns = USUAL_COLUMNS
+    paired: bool | None = None
+
+    def read(
+        self, files: str | Sequence[str], part: str, *, on_bad: str, labelled: bool
+    ) -> LabelledTexts:
+        """Reads texts or pairs with their labels."""
+        del part
+        rows = read_labelled(files, columns=self.columns, on_bad=on_bad)
+        if labelled:
+            require_labels(rows)
+        if self.paired and rows.pairs is None:
+            raise DataError(
+                f"{rows.places[0]}: these are single texts, and the task is about "
+                "pairs. Name both columns by --text-column and --pair-column."
+            )
+        return rows
+
+    def texts(self, rows: LabelledTexts) -> list[str]:
+        """The texts, then the second ones."""
+        return [*rows.texts, *(rows.pairs or [])]
+
+    def labels(self, rows: LabelledTexts) -> tuple[str, ...]:
+        """The classes, sorted; two are the fewest."""
+        names = label_names(rows.labels or [])
+        if len(names) < 2:
+            found = f"only the label {names[0]!r}" if names else "no labels"
+            raise DataError(
+                f"{rows.places[0]}: the training data hold {found}; two classes are "
+                "the fewest."
+            )
+        return names
+
+    def segments(self, rows: LabelledTexts) -> Segments:
+        """Pairs are compared."""
+        return "ignore" if rows.pairs is None else "compare"
+
+    def head(self, labels: Sequence[str], dropout: float) -> nn.Module:
+        """Scores each class on the pooled vector."""
+        return Classify(len(labels), dropout=dropout)
+
+    def encode(
+        self,
+        text: TextEncoder,
+        rows: LabelledTexts,
+        labels: Sequence[str],
+        *,
+        max_length: int,
+        labelled: bool,
+    ) -> Encoded:
+        """One example a row."""
+        ids = row_labels(rows, labels) if labelled else None
+        return Encoded(
+            featurise(text, rows.texts, rows.pairs, ids, max_length=max_length)
+        )
+
+    def loss(self, model: Model) -> Loss:
+        """See `loss`."""
+        return loss(model)
+
+    def outputs(self, model: Model) -> Callable[..., Any]:
+        """See `log_probabilities`."""
+        return log_probabilities(model)
+
+    def judge(
+        self,
+        found: Sequence[Any],
+        encoded: Encoded,
+        rows: LabelledTexts,
+        labels: Sequence[str],
+        *,
+        labelled: bool,
+    ) -> Judged:
+        """The most probable class of each row."""
+        del encoded
+        log_probs = np.stack(found)
+        records = decode(log_probs, labels)
+        answers = [str(record["label"]) for record in records]
+        if not labelled:
+            return Judged(records, answers, {})
+        return Judged(records, answers, scores(log_probs, row_labels(rows, labels)))
+
+    def tune(self, found: Sequence[Any], encoded: Encoded, rows: Any) -> dict[str, Any]:
+        """There is nothing to tune."""
+        del found, encoded, rows
+        return {}

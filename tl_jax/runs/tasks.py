@@ -1,0 +1,47 @@
+"""From a run's options to its task."""
+
+from dataclasses import fields
+
+from tl_jax.data.readers import Columns
+from tl_jax.files.errors import ConfigError
+from tl_jax.runs.config import FinetuneConfig
+from tl_jax.tasks.classification import Classification
+from tl_jax.tasks.regression import Regression
+from tl_jax.tasks.task import Task
+
+# The tasks that an option belongs to, where it does not belong to all.
+TEXTS = ("classify", "pair", "regress")
+BELONGS = {
+    "text_column": TEXTS,
+    "pair_column": TEXTS,
+    "label_column": TEXTS,
+}
+
+
+def task_of(config: FinetuneConfig) -> Task:
+    """Makes the task that a run's options name.
+
+    Raises:
+      ConfigError: An option belongs to another task.
+    """
+    _refuse_foreign(config)
+    columns = Columns(config.text_column, config.pair_column, config.label_column)
+    match config.task:
+        case "classify":
+            return Classification(columns)
+        case "pair":
+            return Classification(columns, paired=True)
+        case "regress":
+            return Regression(columns)
+    raise ConfigError(f"{config.task!r} is no task.")
+
+
+def _refuse_foreign(config: FinetuneConfig) -> None:
+    defaults = {field.name: field.default for field in fields(config)}
+    foreign = [
+        f"--{name.replace('_', '-')} (of {', '.join(tasks)})"
+        for name, tasks in BELONGS.items()
+        if config.task not in tasks and getattr(config, name) != defaults[name]
+    ]
+    if foreign:
+        raise ConfigError(f"{config.task} has no {' and no '.join(foreign)}.")
