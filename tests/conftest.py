@@ -63,7 +63,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tl_jax.interop import save_bert
     from tl_jax.models import Bert, BertConfig
     from tl_jax.models.compose import init_module
-    from tl_jax.text.wordpiece import load_tokenizer
+    from tl_jax.text.subwords import load_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")
     write_tsv(folder / "train.tsv", 240, seed=1)

@@ -40,7 +40,7 @@ from tl_jax.runs.story_bar import StoryBar
 from tl_jax.runs.trial import Outcome, Recipe, train_and_score
 from tl_jax.tasks import classification
 from tl_jax.text.encodings import TextEncoder
-from tl_jax.text.wordpiece import Tokenizer, load_tokenizer
+from tl_jax.text.subwords import Tokenizer, load_tokenizer
 from tl_jax.text.words import WordVocabulary
 from tl_jax.training.placement import choose_placement
 from tl_jax.training.predict import predictor

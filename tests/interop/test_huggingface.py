@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from tl_jax.files.errors import ConfigError, IntegrityError, WeightsError
 from tl_jax.files.manifest import MANIFEST, verify_manifest
 from tl_jax.interop.bert_config import read_config, read_head_config
-from tl_jax.interop.bert_names import architectures, encoder_tensors, head_tensors
+from tl_jax.interop.bert_names import FAMILIES, encoder_tensors, head_tensors
 from tl_jax.interop.huggingface import (
     load_bert,
     load_bert_model,
@@ -32,6 +32,7 @@ from tl_jax.models.compose import compose, flatten_paths, init_module
 from tl_jax.text import wordpiece
 
 ORACLES = Path(__file__).parents[1] / "oracles" / "bert"
+BERT = FAMILIES["bert"]
 WITH_HEADS = [name for name in ARCHITECTURES if name != "BertModel"]
 BATCH = padded(random_examples(LENGTHS, VOCABULARY), max(LENGTHS))
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijk", "##a", "##b"]
@@ -80,9 +81,9 @@ def assert_same(found, wanted):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_table_names_every_parameter_with_its_shape(architecture):
-    kind = architectures()[architecture]
+    kind = BERT.architectures[architecture]
     config = read_config(ORACLES / architecture)
-    tensors = encoder_tensors(config, pooler=True) | head_tensors(config, kind, 3)
+    tensors = encoder_tensors(config, BERT.poolers[0]) | head_tensors(config, kind, 3)
     found = {
         tensor.path: tensor.shape[::-1] if tensor.transposed else tensor.shape
         for tensor in tensors.values()
@@ -158,7 +159,7 @@ def test_every_problem_of_a_config_is_named_at_once(tmp_path):
     copy("BertModel", tmp_path)
     edit_config(
         tmp_path,
-        model_type="roberta",
+        model_type="robeta",
         position_embedding_type="relative_key",
         is_decoder=True,
         hidden_act="gleu",
@@ -174,7 +175,8 @@ def test_every_problem_of_a_config_is_named_at_once(tmp_path):
         read_config(tmp_path)
     message = str(caught.value)
     for part in (
-        "model_type: 'roberta'",
+        "model_type: 'robeta' is none of bert, electra, roberta, xlm-roberta, distil",
+        "Did you mean 'roberta'?",
         "position_embedding_type: 'relative_key'",
         "is_decoder: 'True'",
         "hidden_act: 'gleu'",
@@ -272,7 +274,7 @@ def test_an_encoder_loads_from_every_architecture(architecture, caplog):
     drawn = init_module(encoder, jax.random.key(0), BATCH)
     shapes = {path: x.shape for path, x in leaves_of(drawn).items()}
     assert {path: x.shape for path, x in leaves_of(params).items()} == shapes
-    if architectures()[architecture].pooler:
+    if BERT.architectures[architecture].pooler:
         assert "pooler.dense.bias" in caplog.text
     if architecture == "BertForQuestionAnswering":
         assert "qa_outputs.bias" in caplog.text
@@ -770,7 +772,7 @@ def test_an_export_loads_again_bit_for_bit(architecture, tmp_path):
     assert verify_manifest(folder) == {"architecture": architecture}
     again, loaded = load_bert_model(folder)
     assert type(again.head) is type(model.head)
-    if not architectures()[architecture].pooler:
+    if not BERT.architectures[architecture].pooler:
         params["encoder"].pop("pooler")
     assert_same(loaded, params)
     config = model.encoder.config
@@ -848,7 +850,7 @@ def test_parameters_that_do_not_fit_are_not_exported(change, match, tmp_path):
         (heads.Classify(2), "pooler", {"labels": ("a",)}, "1 labels for 2 classes"),
         (heads.Classify(2), "pooler", {"labels": ("a", "a")}, "doubles"),
         (heads.MaskedLanguageModel("relu"), "none", {}, "activation"),
-        (Bert(BertConfig()), "pooler", {}, "Bert: Hugging Face's BERT has no class"),
+        (Bert(BertConfig()), "pooler", {}, "Bert: Hugging Face's Bert has no class"),
     ],
 )
 def test_what_hugging_face_has_no_class_for_is_refused(
@@ -874,7 +876,7 @@ def test_an_export_overwrites_nothing(tmp_path, tokenizer):
 def test_an_export_that_fails_leaves_nothing(tmp_path, tokenizer, monkeypatch):
     model, params = random_model(heads.Classify(2))
 
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(wordpiece.Tokenizer, "save", fail)

@@ -101,6 +101,32 @@ def test_parameter_paths_are_those_of_the_documentation():
     }
 
 
+def test_descendants_differ_in_their_embeddings_only():
+    def shapes(**changes):
+        batch = padded(random_examples(LENGTHS, VOCABULARY), 12)
+        model = Bert(replace(TINY, **changes))
+        drawn = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
+        return {path: x.shape for path, x in flatten_paths(drawn).items()}
+
+    bert = shapes()
+    assert shapes(embedding_size=16, pooler_activation="gelu") == bert
+    assert shapes(embedding_size=6) == bert | {
+        "embeddings/word/embedding": (40, 6),
+        "embeddings/position/embedding": (20, 6),
+        "embeddings/type/embedding": (2, 6),
+        "embeddings/norm/scale": (6,),
+        "embeddings/norm/bias": (6,),
+        "embeddings/projection/kernel": (6, 16),
+        "embeddings/projection/bias": (16,),
+    }
+    assert shapes(position_offset=2, type_vocab_size=1) == bert | {
+        "embeddings/position/embedding": (22, 16),
+        "embeddings/type/embedding": (1, 16),
+    }
+    del bert["embeddings/type/embedding"]
+    assert shapes(type_vocab_size=0) == bert
+
+
 def flatten_shapes(shapes):
     leaves, _ = jax.tree.flatten_with_path(
         shapes, is_leaf=lambda x: isinstance(x, tuple)

@@ -9,12 +9,8 @@ import tokenizers
 from tl_jax.data.readers import read_labelled
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.text.encodings import cut_lengths
-from tl_jax.text.wordpiece import (
-    check_hangul,
-    hangul_share,
-    hangul_warning,
-    load_tokenizer,
-)
+from tl_jax.text.hangul import check_hangul, hangul_share, hangul_warning
+from tl_jax.text.subwords import load_tokenizer
 
 ODD_TEXTS = [
     "",
@@ -247,8 +243,17 @@ HOSTILE = {
     "a list": lambda s: "[]",
     "deep": lambda s: "[" * 100_000,
     "no model": lambda s: hostile(s, lambda o: o.pop("model")),
-    "a BPE model": lambda s: hostile(
-        s, lambda o: o.update(model={"type": "BPE", "vocab": {}, "merges": []})
+    "unknown model": lambda s: hostile(
+        s, lambda o: o.update(model={"type": "Runes", "vocab": {}})
+    ),
+    "BPE without a template": lambda s: hostile(
+        s,
+        lambda o: o.update(
+            model={"type": "BPE", "vocab": {}, "merges": []}, post_processor=None
+        ),
+    ),
+    "template of strangers": lambda s: hostile(
+        s, lambda o: o["post_processor"].update(cls=["[CLS]", 99])
     ),
     "huge id": lambda s: hostile(s, lambda o: o["model"]["vocab"].update(x=2**40)),
     "negative id": lambda s: hostile(s, lambda o: o["model"]["vocab"].update(x=-1)),

@@ -1,13 +1,14 @@
-"""BERT from and to a Hugging Face folder: config.json and safetensors, never pickle.
+"""BERT's family from and to Hugging Face folders: config.json and safetensors.
 
 Loading is strict: every tensor of the checkpoint is read, or left out by a name that
 stands in `tl_jax.interop.bert_names`, or it is an error; so is every tensor that the
-model needs and the checkpoint lacks.
+model needs and the checkpoint lacks. A pickle is never opened.
 """
 
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,19 @@ from tl_jax.files.manifest import MANIFEST, verify_manifest, write_manifest
 from tl_jax.interop.bert_config import (
     CONFIG,
     Dtype,
-    HeadConfig,
     Pooling,
+    describe_head,
+    make_head,
     read_config,
     read_head_config,
     write_config,
 )
 from tl_jax.interop.bert_names import (
-    TIED,
+    FAMILIES,
+    Family,
     Tensor,
-    architectures,
     encoder_tensors,
+    full_name,
     head_tensors,
     is_buffer,
     is_head,
@@ -54,15 +57,7 @@ from tl_jax.models.compose import (
     flatten_paths,
     unflatten_paths,
 )
-from tl_jax.models.heads import (
-    Classify,
-    MaskedLanguageModel,
-    NextSentence,
-    Pretrain,
-    Span,
-    Tag,
-)
-from tl_jax.text.wordpiece import Tokenizer
+from tl_jax.text.subwords import Tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -82,8 +77,12 @@ def load_bert(
 ) -> tuple[Bert, Params]:
     """Loads an encoder, whatever head the checkpoint has.
 
+    The pooler is the checkpoint's own, or the dense layer on [CLS] of its sentence
+    classifier (`tl_jax.interop.bert_names`).
+
     Args:
-      folder: Holds config.json and safetensors; a MANIFEST.json there is verified.
+      folder: Holds config.json (of bert, electra, roberta, xlm-roberta or distilbert)
+        and safetensors; a MANIFEST.json there is verified.
       pooling: As in `BertConfig`.
       dtype: Type of activations; the parameters come as float32.
       pooler_key: Draws a pooler where the checkpoint has none.
@@ -92,21 +91,21 @@ def load_bert(
       The module and its parameters, as numpy arrays.
 
     Raises:
-      WeightsError: The folder does not hold this BERT; every problem is named.
+      WeightsError: The folder does not hold this encoder; every problem is named.
       IntegrityError: The files are not those of their manifest.
     """
     _verify(folder)
     config = read_config(folder, pooling=pooling, dtype=dtype)
-    entries = _entries(folder)
-    pooler = encoder_tensors(config, pooler=True)
-    pooler = {name: tensor for name, tensor in pooler.items() if "pooler" in name}
-    lacking = pooling == "pooler" and not pooler.keys() & entries.keys()
+    family = FAMILIES[config.model_type]
+    entries = _entries(folder, family)
+    table = _pooler_table(family, config, entries) if pooling == "pooler" else ""
+    lacking = pooling == "pooler" and not table
     if lacking and pooler_key is None:
         raise WeightsError(f"{folder}: {_NO_POOLER}")
-    wanted = encoder_tensors(config, pooler=pooling == "pooler" and not lacking)
-    leaves = _read(folder, entries, wanted)
+    leaves = _read(folder, family, entries, encoder_tensors(config, table))
     if lacking and pooler_key is not None:
         _log.warning("%s: no pooler there; it is drawn at random", folder)
+        pooler = _pooler_tensors(config, family.poolers[0])
         leaves |= _draw(pooler, pooler_key, config.initializer_range)
     return Bert(config), unflatten_paths(leaves)["encoder"]
 
@@ -127,25 +126,26 @@ def load_bert_model(folder: Path, *, dtype: Dtype = "float32") -> tuple[Model, P
     """
     _verify(folder)
     told = read_head_config(folder)
-    kind = architectures().get(told.architecture)
+    encoder = read_config(folder, dtype=dtype)
+    family = FAMILIES[encoder.model_type]
+    kind = family.architectures.get(told.architecture)
     if kind is None or not kind.head:
-        known = [name for name, other in architectures().items() if other.head]
+        known = [name for name, other in family.architectures.items() if other.head]
         raise WeightsError(
             f"{folder / CONFIG}: architectures names {told.architecture!r}; a head is "
             f"known for {', '.join(known)}.{did_you_mean(told.architecture, known)} "
             "load_bert loads the encoder alone."
         )
-    pooling: Pooling = "pooler" if kind.pooler else "none"
-    config = read_config(folder, pooling=pooling, dtype=dtype)
-    entries = _entries(folder)
-    for copy, original in TIED.items():
+    config = replace(encoder, pooling="pooler" if kind.pooler else "none")
+    entries = _entries(folder, family)
+    for copy, original in family.tied.items():
         if copy in entries and original not in entries:
             entries[original] = entries[copy]
     head = head_tensors(config, kind, len(told.labels))
-    wanted = encoder_tensors(config, pooler=kind.pooler) | head
-    leaves = _read(folder, entries, wanted)
-    _check_ties(folder, entries, wanted, leaves)
-    return compose(Bert(config), _make_head(told, config)), unflatten_paths(leaves)
+    wanted = encoder_tensors(config, kind.pooler) | head
+    leaves = _read(folder, family, entries, wanted)
+    _check_ties(folder, family, entries, wanted, leaves)
+    return compose(Bert(config), make_head(told, config)), unflatten_paths(leaves)
 
 
 def read_labels(folder: Path) -> tuple[str, ...]:
@@ -164,8 +164,9 @@ def save_bert(
 ) -> None:
     """Writes a folder that transformers' ``from_pretrained`` loads; all of it or none.
 
-    Of an encoder alone it is a BertModel. Token-level and masked-LM classes have no
-    pooler there, so a pooler is left out with them.
+    Of an encoder alone it is a BertModel, or what ``config.model_type`` has for it.
+    Token-level and masked-LM classes have no pooler there, nor have ElectraModel and
+    DistilBertModel, so a pooler is left out with them.
 
     Args:
       folder: New or empty.
@@ -184,22 +185,22 @@ def save_bert(
     if tokenizer and tokenizer.vocab_size > config.vocab_size:
         sizes = f"{tokenizer.vocab_size} pieces, the model {config.vocab_size}"
         raise ConfigError(f"The tokenizer has {sizes}. Export those that fit together.")
-    told = _describe(head, config, labels)
-    kind = architectures()[told.architecture]
-    pooler = kind.pooler and config.pooling == "pooler"
-    wanted = encoder_tensors(config, pooler=pooler)
+    pad_id = tokenizer.special.pad if tokenizer else None
+    told = describe_head(head, config, labels, pad_id)
+    family = FAMILIES[config.model_type]
+    kind = family.architectures[told.architecture]
+    wanted = encoder_tensors(config, kind.pooler if config.pooling == "pooler" else "")
     wanted |= head_tensors(config, kind, len(told.labels))
     tensors = _rename(wanted, flatten_paths(params), drop_pooler=not kind.pooler)
-    pad_id = tokenizer.special.pad if tokenizer else 0
     fresh = temporary_path(folder)
     try:
         fresh.mkdir(parents=True)
-        write_json(fresh / CONFIG, write_config(config, told, pad_id=pad_id))
-        prefix = "bert." if kind.head else ""
-        named = {_full_name(name, prefix): x for name, x in tensors.items()}
-        write_tensors(fresh / WEIGHTS, named)
+        write_json(fresh / CONFIG, write_config(config, told, pad_id=pad_id or 0))
+        if kind.head:
+            tensors = {full_name(name, family): x for name, x in tensors.items()}
+        write_tensors(fresh / WEIGHTS, tensors)
         if tokenizer:
-            tokenizer.save(fresh)
+            tokenizer.save(fresh, segments=config.type_vocab_size > 1)
         write_manifest(fresh, {"architecture": told.architecture})
         fresh.replace(folder)
         sync_folder(folder.parent)
@@ -212,12 +213,30 @@ def _verify(folder: Path) -> None:
         verify_manifest(folder)
 
 
-def _entries(folder: Path) -> dict[str, Entry]:
+def _pooler_tensors(config: BertConfig, table: str) -> dict[str, Tensor]:
+    bare = encoder_tensors(config)
+    named = encoder_tensors(config, table)
+    return {name: tensor for name, tensor in named.items() if name not in bare}
+
+
+def _pooler_table(
+    family: Family, config: BertConfig, entries: Mapping[str, Entry]
+) -> str:
+    """Finds which of the family's poolers the checkpoint has, be it in part."""
+    there = (
+        table
+        for table in family.poolers
+        if _pooler_tensors(config, table).keys() & entries.keys()
+    )
+    return next(there, "")
+
+
+def _entries(folder: Path, family: Family) -> dict[str, Entry]:
     """Lists the folder's tensors by plain names."""
     entries: dict[str, Entry] = {}
     problems: list[str] = []
     for name, entry in list_tensors(folder).items():
-        plain = plain_name(name)
+        plain = plain_name(name, family)
         if plain in entries:
             problems.append(f"{name}: stands there under another spelling too")
         entries[plain] = entry
@@ -226,7 +245,10 @@ def _entries(folder: Path) -> dict[str, Entry]:
 
 
 def _read(
-    folder: Path, entries: Mapping[str, Entry], wanted: Mapping[str, Tensor]
+    folder: Path,
+    family: Family,
+    entries: Mapping[str, Entry],
+    wanted: Mapping[str, Tensor],
 ) -> dict[str, np.ndarray]:
     """Reads the wanted tensors by our paths, once all names and shapes are checked."""
     problems = [f"{name}: missing" for name in wanted.keys() - entries.keys()]
@@ -234,7 +256,7 @@ def _read(
     for name, entry in entries.items():
         if name in wanted:
             problems += _misfits(name, entry, wanted[name])
-        elif is_buffer(name) or is_head(name):
+        elif is_buffer(name) or is_head(name, family):
             left_out.append(name)
         else:
             near = did_you_mean(name, wanted.keys() - entries.keys())
@@ -264,13 +286,14 @@ def _misfits(name: str, entry: Entry, wanted: Tensor) -> list[str]:
 
 def _check_ties(
     folder: Path,
+    family: Family,
     entries: Mapping[str, Entry],
     wanted: Mapping[str, Tensor],
     leaves: Mapping[str, np.ndarray],
 ) -> None:
     """Raises if a tensor that is tied here has a copy with other values there."""
     problems: list[str] = []
-    for copy, original in TIED.items():
+    for copy, original in family.tied.items():
         if copy not in entries or original not in wanted:
             continue
         misfits = _misfits(copy, entries[copy], wanted[original])
@@ -294,65 +317,6 @@ def _draw(
     }
 
 
-def _make_head(told: HeadConfig, config: BertConfig) -> nn.Module:
-    language = config.activation, config.layer_norm_eps, config.initializer_range
-    match told.architecture:
-        case "BertForSequenceClassification":
-            return Classify(len(told.labels), told.dropout)
-        case "BertForTokenClassification":
-            return Tag(len(told.labels), told.dropout)
-        case "BertForQuestionAnswering":
-            return Span()
-        case "BertForMaskedLM":
-            return MaskedLanguageModel(*language)
-        case "BertForNextSentencePrediction":
-            return NextSentence()
-    return Pretrain(*language)
-
-
-def _describe(
-    head: nn.Module | None, config: BertConfig, labels: tuple[str, ...]
-) -> HeadConfig:
-    """Finds Hugging Face's class for a head, and gathers what speaks against it."""
-    problems: list[str] = []
-    classes, dropout = 2, config.hidden_dropout
-    match head:
-        case None:
-            name = "BertModel"
-        case Classify():
-            name, classes = "BertForSequenceClassification", head.classes
-            dropout = head.dropout
-        case Tag():
-            name, classes = "BertForTokenClassification", head.classes
-            dropout = head.dropout
-        case Span():
-            name = "BertForQuestionAnswering"
-        case MaskedLanguageModel():
-            name = "BertForMaskedLM"
-        case NextSentence():
-            name = "BertForNextSentencePrediction"
-        case Pretrain():
-            name = "BertForPreTraining"
-        case _:
-            raise ConfigError(
-                f"{type(head).__name__}: Hugging Face's BERT has no class with this "
-                "head. Export the encoder alone: leave `head` out."
-            )
-    if head is not None and architectures()[name].pooler and config.pooling != "pooler":
-        problems.append(f"{name} reads the pooler; `pooling` is {config.pooling!r}")
-    if isinstance(head, MaskedLanguageModel | Pretrain):
-        theirs = config.activation, config.layer_norm_eps
-        if (head.activation, head.layer_norm_eps) != theirs:
-            problems.append("the head's activation or ε is not the encoder's")
-    if labels and (len(set(labels)) != len(labels) or len(labels) != classes):
-        problems.append(f"{len(labels)} labels for {classes} classes, or doubles")
-    if problems:
-        listed = "; ".join(problems)
-        raise ConfigError(f"This model cannot be exported: {listed}. Mend its config.")
-    names = labels or tuple(f"LABEL_{number}" for number in range(classes))
-    return HeadConfig(name, names, dropout)
-
-
 def _rename(
     wanted: Mapping[str, Tensor], leaves: dict[str, Any], *, drop_pooler: bool
 ) -> dict[str, np.ndarray]:
@@ -374,8 +338,3 @@ def _rename(
         tensors[name] = value
     raise_all("The parameters do not fit the config", problems, "Nothing was written.")
     return tensors
-
-
-def _full_name(name: str, prefix: str) -> str:
-    inside = name.startswith(("embeddings.", "encoder.", "pooler."))
-    return prefix + name if inside else name

@@ -9,7 +9,7 @@ from tl_jax.interop.bert_config import Dtype, Pooling
 from tl_jax.interop.huggingface import load_bert, load_bert_model
 from tl_jax.models.bert import Bert
 from tl_jax.models.compose import Model, Params
-from tl_jax.text import wordpiece
+from tl_jax.text import subwords
 
 
 def load(
@@ -43,9 +43,9 @@ def load_model(source: str, *, dtype: Dtype = "float32") -> tuple[Model, Params]
     return load_bert_model(find_weights(source), dtype=dtype)
 
 
-def load_tokenizer(source: str) -> wordpiece.Tokenizer:
+def load_tokenizer(source: str) -> subwords.Tokenizer:
     """Loads the tokenizer that stands beside the weights of ``source``."""
-    return wordpiece.load_tokenizer(find_weights(source))
+    return subwords.load_tokenizer(find_weights(source))
 
 
 def find_weights(source: str) -> Path:

@@ -3,6 +3,12 @@
 Post-layer-norm, exactly as the released weights demand: embeddings are summed,
 normalised and dropped out; each sub-layer is dropped out before its residual is added
 and the sum is normalised. https://arxiv.org/abs/1810.04805, section 3.
+
+Its descendants differ in what `BertConfig` says: ELECTRA projects narrow embeddings
+(Clark et al. 2020, https://arxiv.org/abs/2003.10555), RoBERTa and XLM-R number their
+positions from 2 and tell no segments apart (Liu et al. 2019,
+https://arxiv.org/abs/1907.11692), DistilBERT has no segments at all (Sanh et al. 2019,
+https://arxiv.org/abs/1910.01108).
 """
 
 from dataclasses import dataclass
@@ -12,6 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float, Int, UInt32
 
+from tl_jax.files.errors import ConfigError
 from tl_jax.models.attention import attention
 from tl_jax.models.batch import (
     Array,
@@ -21,8 +28,10 @@ from tl_jax.models.batch import (
     mean_tokens,
 )
 from tl_jax.models.dropout import Noise, dropout
-from tl_jax.models.feed_forward import feed_forward
+from tl_jax.models.feed_forward import ACTIVATIONS, feed_forward
 from tl_jax.models.layers import Affine, Dense, Embed, Features, LayerNorm
+
+ModelType = Literal["bert", "electra", "roberta", "xlm-roberta", "distilbert"]
 
 
 @dataclass(frozen=True)
@@ -36,15 +45,24 @@ class BertConfig:
       num_heads: Attention heads, H; divides ``hidden_size``.
       intermediate_size: Width of the feed-forward layer.
       max_positions: Longest sequence, specials included.
-      type_vocab_size: Segments that are told apart.
+      type_vocab_size: Segments that are told apart. With fewer than 2 the batch's types
+        make no difference, whatever they are; a task that needs them asks
+        `require_segments`. With 0 there is no segment embedding.
       activation: ``gelu`` is the exact erf, ``gelu_new`` Google's tanh.
       hidden_dropout: Dropout of embeddings, sub-layers and pooled vectors.
       attention_dropout: Dropout of attention probabilities.
       layer_norm_eps: Added to the variance (1e-12 in released weights).
       initializer_range: Standard deviation of the truncated normal.
-      pooling: How an example becomes one vector: ``pooler`` is the paper's tanh dense
-        layer on [CLS], ``mean`` averages its tokens, ``none`` makes no vector.
+      pooling: How an example becomes one vector: ``pooler`` is the paper's dense layer
+        on [CLS], ``mean`` averages its tokens, ``none`` makes no vector.
       dtype: Type of activations; parameters stay float32.
+      model_type: Whose names a checkpoint of it bears; it computes nothing.
+      embedding_size: Width of the embeddings, E, which a dense layer then brings to
+        ``hidden_size``; None if they are as wide as that.
+      position_offset: Rows of the position embedding that lie unused before the first
+        position's; RoBERTa's has 2.
+      pooler_activation: Of the pooler: tanh in BERT and RoBERTa; ELECTRA's sentence
+        classifier has gelu in its place, DistilBERT's relu.
     """
 
     vocab_size: int = 30522
@@ -61,6 +79,33 @@ class BertConfig:
     initializer_range: float = 0.02
     pooling: Literal["pooler", "mean", "none"] = "pooler"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    model_type: ModelType = "bert"
+    embedding_size: int | None = None
+    position_offset: int = 0
+    pooler_activation: str = "tanh"
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the embeddings, E."""
+        return self.embedding_size or self.hidden_size
+
+
+def require_segments(config: BertConfig, what: str) -> None:
+    """Refuses an encoder that does not tell segment 0 from segment 1.
+
+    Args:
+      config: The encoder's.
+      what: What needs them, to begin the message with.
+
+    Raises:
+      ConfigError: ``type_vocab_size`` is below 2.
+    """
+    if config.type_vocab_size < 2:
+        raise ConfigError(
+            f"{what} needs two segments, and this {config.model_type} encoder does not "
+            f"tell them apart (type_vocab_size {config.type_vocab_size}). Use BERT or "
+            "ELECTRA."
+        )
 
 
 class Bert(nn.Module):
@@ -114,34 +159,41 @@ class Bert(nn.Module):
 
     def _pooler(self, first: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         c = self.config
-        return jnp.tanh(Dense(c.hidden_size, c.initializer_range, name="pooler")(first))
+        dense = Dense(c.hidden_size, c.initializer_range, name="pooler")
+        return ACTIVATIONS[c.pooler_activation](dense(first))
 
 
 class Embeddings(nn.Module):
-    """LayerNorm(word + position + segment), then dropout; flat tokens out."""
+    """LayerNorm(word + position + segment), then dropout; flat tokens out.
+
+    Where the embeddings have a width of their own, they are projected after that.
+    """
 
     config: BertConfig
 
     @nn.compact
     def __call__(
         self, batch: Batch, noise: Noise | None
-    ) -> tuple[Float[Array, "M D"], Float[Array, "V D"]]:
+    ) -> tuple[Float[Array, "M D"], Float[Array, "V E"]]:
         """Embeds the batch's tokens; returns the word table too, for tied heads."""
         c = self.config
-        rows = {"word": c.vocab_size, "position": c.max_positions}
-        rows["type"] = c.type_vocab_size
-        ids = {"word": batch.tokens, "position": batch.positions, "type": batch.types}
-        tables = {
-            name: Embed(size, c.hidden_size, c.initializer_range, name=name)
-            for name, size in rows.items()
-        }
-        word, position, segment = (
-            table(ids[name].reshape(-1)) for name, table in tables.items()
-        )
-        norm = LayerNorm(c.layer_norm_eps, name="norm")
-        normed = norm(word + position + segment)
-        dropped = dropout(normed.astype(c.dtype), c.hidden_dropout, noise, layer=0)
-        return dropped, tables["word"].embedding
+
+        def table(rows: int, name: str) -> Embed:
+            return Embed(rows, c.embedding_width, c.initializer_range, name=name)
+
+        word = table(c.vocab_size, "word")
+        position = table(c.max_positions + c.position_offset, "position")
+        summed = word(batch.tokens.reshape(-1))
+        summed += position(batch.positions.reshape(-1) + c.position_offset)
+        if c.type_vocab_size:  # `Embed` clips: of one row, every type is that row
+            segment = table(c.type_vocab_size, "type")
+            summed += segment(batch.types.reshape(-1))
+        normed = LayerNorm(c.layer_norm_eps, name="norm")(summed)
+        states = dropout(normed.astype(c.dtype), c.hidden_dropout, noise, layer=0)
+        if c.embedding_width != c.hidden_size:
+            project = Dense(c.hidden_size, c.initializer_range, name="projection")
+            states = project(states)
+        return states, word.embedding
 
 
 class Queries(NamedTuple):

@@ -1,0 +1,42 @@
+import subprocess
+import sys
+
+import pytest
+
+from tl_jax.text.training import train_wordpiece
+
+# Many pairs are equally frequent, so ties decide what is merged.
+TEXTS = [f"{a}{b} 영화{b} {b}{a}요" for a in "abcdefg가나다라" for b in "hijk마바사"]
+
+
+def test_merges_by_hand() -> None:
+    # l-o 5 times, then lo-w: "low" is worth a piece, "er" is next.
+    tokenizer = train_wordpiece(["low low low lower lower"], 16)
+    pieces = tokenizer.backend.get_vocab()
+    assert "low" in pieces
+    first = int(tokenizer.pieces(["lower"])[0][0])
+    assert tokenizer.backend.id_to_token(first).startswith("low")
+    assert tokenizer.vocab_size <= 16
+
+
+def test_hangul_stays_whole_and_case_can_be_dropped() -> None:
+    tokenizer = train_wordpiece(["한국 영화 Good"], 100, lowercase=True)
+    assert not tokenizer.splits_hangul
+    assert len(tokenizer.pieces(["GOOD"])[0]) == len(tokenizer.pieces(["good"])[0])
+    assert (tokenizer.pieces(["한국 영화"])[0] != tokenizer.special.unk).all()
+
+
+@pytest.mark.parametrize("size", [60, 90])
+def test_the_same_text_gives_the_same_vocabulary_in_any_process(size: int) -> None:
+    script = (
+        "import sys, hashlib; from tl_jax.text.training import train_wordpiece\n"
+        f"t = train_wordpiece({TEXTS!r}, {size})\n"
+        "print(hashlib.sha256(t.backend.to_str().encode()).hexdigest())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(3)
+    }
+    assert len(found) == 1
