@@ -79,34 +79,43 @@ def resume(run: Run, *, allow: tuple[str, ...] = ()) -> None:
 
 
 def evaluate(
-    run: Run, *, data: str, batch_size: int = 64, as_json: JsonFlag = False
+    run: Run,
+    *,
+    data: str,
+    part: str | None = None,
+    batch_size: int = 64,
+    as_json: JsonFlag = False,
 ) -> None:
     """Score a run's best checkpoint on labelled data.
 
     Args:
         run: The run directory.
         data: Labelled data: a file or tfds:NAME/CONFIG[:SPLIT].
+        part: Only this part (train, dev, test) of data that the run cut by --split.
         batch_size: Examples at a time; it does not change the scores.
         as_json: Print one JSON object.
     """
     from tl_jax.runs.evaluate import evaluate as scores_of
 
-    scores = scores_of(run, data, batch_size)
+    scores = scores_of(run, data, batch_size, part)
     if as_json:
         print_json(scores)
         return
+    width = max(map(len, ("examples", *scores["metrics"])))
     for name, value in scores["metrics"].items():
-        print(f"{name:10}  {value:.4f}")
-    print(f"{'examples':10}  {scores['examples']:,}")
+        print(f"{name:{width}}  {value:.4f}")
+    print(f"{'examples':{width}}  {scores['examples']:,}")
 
 
 def predict(run: Run, *, input: str, output: Path) -> None:
-    """Write one JSON object a row: index, label and the probability of each class.
+    """Write what a run predicts: JSON lines, or the format of the field.
 
     Args:
         run: The run directory.
-        input: Texts or pairs; a label column is not needed.
-        output: The .jsonl file to write.
+        input: Data as for training; labels are not needed. tag: also .txt, a sentence a
+            line.
+        output: .jsonl: one object a row. Else span: the official scripts' JSON; tag and
+            srl: the input's columns and the prediction.
     """
     from tl_jax.runs.evaluate import predict as write_predictions
 

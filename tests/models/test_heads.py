@@ -179,6 +179,16 @@ def test_the_heads_own_dropout_is_of_its_rate_and_keeps_the_mean(head):
     [
         (heads.Classify(3), {"output/kernel": (16, 3), "output/bias": (3,)}),
         (heads.Tag(5), {"output/kernel": (16, 5), "output/bias": (5,)}),
+        (
+            heads.TagCrf(5),
+            {
+                "output/kernel": (16, 5),
+                "output/bias": (5,),
+                "start": (5,),
+                "between": (5, 5),
+                "end": (5,),
+            },
+        ),
         (heads.Span(), {"output/kernel": (16, 2), "output/bias": (2,)}),
         (heads.NextSentence(), {"output/kernel": (16, 2), "output/bias": (2,)}),
         (
@@ -209,6 +219,23 @@ def test_parameter_paths_are_those_of_the_documentation(head, shapes):
     params = compose(Bert(BERT), head).init(jax.random.key(0), rows_of(PADDED))
     found = {path: x.shape for path, x in flatten_paths(params["head"]).items()}
     assert found == shapes
+
+
+def test_a_crfs_emissions_are_the_scores_of_tag():
+    batch = rows_of(PADDED)
+    states = np.random.default_rng(0).normal(size=(5, LENGTH, 8)).astype(np.float32)
+    features = Features((states,), None)
+    head = heads.TagCrf(4, 0.5)
+    initial = head.init(jax.random.key(0), features, batch)["params"]
+    assert all(float(abs(initial[n]).max()) == 0 for n in ("start", "between", "end"))
+    params = drawn(initial)
+    noise = np.random.default_rng(0).integers(0, 2**32, batch.tokens.shape, np.uint32)
+    scores = head.apply({"params": params}, features, batch, noise)
+    tag = {"params": {"output": params["output"]}}
+    wanted = heads.Tag(4, 0.5).apply(tag, features, batch, noise)
+    np.testing.assert_array_equal(scores.emissions, wanted)
+    for name, found in scores.transitions._asdict().items():
+        np.testing.assert_array_equal(found, params[name])
 
 
 def test_masked_lm_follows_its_formula():

@@ -2,11 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_runs import sentences
+from tiny_runs import NEGATIVE, POSITIVE, sentences
 
+from tl_jax.data.conll import read_tagged
+from tl_jax.data.propbank import read_propositions
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.runs import evaluate as opened
 from tl_jax.runs.config import FinetuneConfig
@@ -70,6 +74,128 @@ def test_pairs_are_learnt_scored_predicted_and_verified(
         assert set(record["probabilities"]) == {"different", "same"}
     else:
         assert record["value"] < 1.25
+
+
+def write_questions(file: Path, count: int, seed: int) -> None:
+    """Asks for the one loaded word of a sentence; every fourth has none."""
+    paragraphs = []
+    for number, (text, _) in enumerate(sentences(count, seed)):
+        words = text.split()
+        loaded = next(w for w in words if w in POSITIVE + NEGATIVE)
+        qa: dict[str, Any] = {"id": f"q{number}", "question": "is the story"}
+        if number % 4 == 3:
+            words = [word for word in words if word != loaded]
+            text = " ".join(words)
+            qa |= {"answers": [], "is_impossible": True}
+        else:
+            start = f" {text} ".index(f" {loaded} ")
+            qa["answers"] = [{"text": loaded, "answer_start": start}]
+        paragraphs.append({"context": text, "qas": [qa]})
+    data = {"data": [{"title": "t", "paragraphs": paragraphs}]}
+    file.write_text(json.dumps(data), encoding="utf-8")
+
+
+def write_entities(file: Path, count: int, seed: int) -> None:
+    """A loaded word is an entity of its side, and so is an article before it."""
+    lines = []
+    for text, label in sentences(count, seed):
+        kind = "POS" if label == "1" else "NEG"
+        before = ""
+        for word in text.split():
+            loaded = word in POSITIVE + NEGATIVE
+            tag = f"B-{kind}" if loaded else "O"
+            if loaded and before == "the":
+                lines[-1] = f"the\tB-{kind}"
+                tag = f"I-{kind}"
+            lines.append(f"{word}\t{tag}")
+            before = word
+        lines.append("")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_roles(file: Path, count: int, seed: int) -> None:
+    """The predicate is the last word; the loaded one is its ARG0 or its ARG1."""
+    lines = []
+    for text, label in sentences(count, seed):
+        words = [*text.split(), "is"]
+        for index, word in enumerate(words):
+            role = f"(ARG{label}*)" if word in POSITIVE + NEGATIVE else "*"
+            last = index == len(words) - 1
+            fields = ["be", "be.01", "(V*)"] if last else ["-", "-", role]
+            lines.append("\t".join([str(index), word, "X", *fields]))
+        lines.append("")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+WRITERS = {
+    "span": (write_questions, ".json", "f1"),
+    "tag": (write_entities, ".conll", "strict_iob2_f1"),
+    "srl": (write_roles, ".conll", "f1"),
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "weights", "options"),
+    [
+        ("span", "bert", {}),
+        ("span", "vectors.txt", {}),
+        ("tag", "bert", {"crf": True}),
+        ("srl", "random", {"units": "pieces"}),
+    ],
+)
+def test_tokens_are_learnt_scored_predicted_and_verified(
+    task: str, weights: str, options: dict[str, Any], tiny: Path, tmp_path: Path
+) -> None:
+    write, suffix, score = WRITERS[task]
+    train, dev = tmp_path / f"train{suffix}", tmp_path / f"dev{suffix}"
+    write(train, 240, 0)
+    write(dev, 50, 7)
+    config = FinetuneConfig(
+        task=task,  # pyright: ignore[reportArgumentType]
+        train=(str(train),),
+        dev=str(dev),
+        weights=weights if weights == "random" else str(tiny / weights),
+        batch_size=8,
+        learning_rate=1e-2 if weights == "bert" else 2e-2,
+        epochs=4,
+        devices=1,
+        hidden_size=16,
+        dropout=0.1,
+    )
+    run = tmp_path / "run"
+    metrics = finetune(replace(config, **options), run)["parts"]["dev"]["metrics"]
+    assert metrics[score] > (80 if task == "span" else 0.8)
+    again = opened.evaluate(run, str(dev), batch_size=16)["metrics"]
+    assert again[score] == pytest.approx(metrics[score], abs=1e-6)
+    assert opened.verify(run)[0].startswith("dev: 50 predictions equal")
+
+    output = tmp_path / f"predicted{suffix}"
+    assert opened.predict(run, str(dev), output) == 50
+    if task == "span":
+        texts = json.loads(output.read_text())
+        assert set(texts) == {f"q{n}" for n in range(50)}
+        odds = json.loads((tmp_path / "null_odds.json").read_text())
+        assert odds.keys() == texts.keys()
+        right = sum(
+            texts[qa["id"]] == (qa["answers"][0]["text"] if qa["answers"] else "")
+            for paragraph in json.loads(dev.read_text())["data"][0]["paragraphs"]
+            for qa in paragraph["qas"]
+        )
+        assert metrics["exact_match"] == pytest.approx(2 * right)
+    elif task == "tag":
+        gold, found = read_tagged(dev), read_tagged(output)
+        assert found.sentences == gold.sentences
+        assert read_tagged(output, tag_column=1).tags == gold.tags
+        right = sum(a == b for a, b in zip(found.tags, gold.tags, strict=True))
+        assert right >= 40
+    else:
+        gold, found = read_propositions(dev), read_propositions(output)
+        assert found.tags is not None and gold.tags is not None
+        right = sum(a == b for a, b in zip(found.tags, gold.tags, strict=True))
+        assert right >= 40
+    lines = tmp_path / "predicted.jsonl"
+    assert opened.predict(run, str(dev), lines) == 50
+    assert len(lines.read_text().splitlines()) == 50
 
 
 def test_values_that_are_no_numbers_are_placed(tiny: Path, tmp_path: Path) -> None:

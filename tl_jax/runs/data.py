@@ -10,7 +10,7 @@ from tl_jax.runs.config import FinetuneConfig
 from tl_jax.tasks.task import Task
 
 # What tells where rows came from, not what they hold.
-ORIGIN = ("places", "files", "columns", "skipped", "comments")
+ORIGIN = ("places", "files", "columns", "skipped", "comments", "lines", "fields")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +42,13 @@ class Part:
 
 def read_part(
     name: str | Sequence[str],
-    part: str,
+    part: str | None,
     task: Task,
     config: FinetuneConfig,
     *,
     labelled: bool = True,
 ) -> Part:
-    """Reads files as one part (train, dev, test) of a run's data."""
+    """Reads files as one part (train, dev, test) of a run's data, or as a whole."""
     rows = task.read(name, part, on_bad=config.on_bad, labelled=labelled)
     return Part(name if isinstance(name, str) else " ".join(name), rows)
 

@@ -9,18 +9,21 @@ import flax.linen as nn
 import jax
 
 from tl_jax.files.errors import ConfigError, WeightsError
-from tl_jax.files.sources import resolve, weights_folder
+from tl_jax.files.sources import fingerprint, resolve, weights_folder
 from tl_jax.interop.embedding import read_embedding
 from tl_jax.interop.huggingface import load_bert
 from tl_jax.models.bert import Bert, BertConfig
 from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.tasks.task import Segments
-from tl_jax.text.wordpiece import Tokenizer, check_hangul, load_tokenizer
+from tl_jax.text.hangul import check_hangul
+from tl_jax.text.subwords import Tokenizer, load_tokenizer
+from tl_jax.text.training import train_wordpiece
 from tl_jax.text.words import WordVocabulary
 
 TextEncoder = Tokenizer | WordVocabulary
 WORDS = "words.json"
+RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,14 @@ class Representation:
       weights: Loaded parameters by part, as `graft` takes them; empty if random.
       text: The tokenizer or the vocabulary.
       told: One line on what was loaded.
+      max_length: The most tokens that the encoder has positions for.
     """
 
     encoder: Bert | WordVectors
     weights: Mapping[str, Any]
     text: TextEncoder
     told: str
+    max_length: int = 2**31 - 1
 
 
 def is_encoder(path: Path) -> bool:
@@ -61,6 +66,8 @@ def load_representation(
       ConfigError: An option does not fit this kind of weights, or an uncased vocabulary
         would take Korean texts apart.
     """
+    if config.weights == RANDOM:
+        return _draw_vectors(config, texts, segments)
     path = resolve(config.weights)
     if is_encoder(path):
         return _load_encoder(config, weights_folder(path), texts)
@@ -88,15 +95,14 @@ def _load_encoder(
         )
     sizes = encoder.config
     told = f"BERT, {sizes.num_layers} layers of width {sizes.hidden_size}"
-    return Representation(encoder, {"encoder": params}, tokenizer, told)
+    return Representation(
+        encoder, {"encoder": params}, tokenizer, told, sizes.max_positions
+    )
 
 
 def _load_vectors(
     config: FinetuneConfig, path: Path, texts: Sequence[str], segments: Segments
 ) -> Representation:
-    pooling = config.pooling or "max"
-    if pooling == "pooler":
-        raise ConfigError("--pooling pooler: word vectors have last, max and mean.")
     words = WordVocabulary.build(texts, max_size=config.max_words)
     known = 0
     random = config.plan == "random"
@@ -104,17 +110,7 @@ def _load_vectors(
         path, words, max_words=config.max_words, seed=config.seed
     )
     vocabulary = words if random else full
-    encoder = WordVectors(
-        WordVectorsConfig(
-            vocab_size=len(vocabulary),
-            embedding_size=table.shape[1],
-            hidden_size=config.hidden_size,
-            dropout=config.dropout,
-            pooling=pooling,
-            segments=segments,
-            dtype=config.precision,
-        )
-    )
+    encoder = _word_vectors(config, len(vocabulary), table.shape[1], segments)
     weights = {} if random else {"encoder/embedding": {"embedding": table}}
     told = (
         f"{len(vocabulary):,} word vectors of width {table.shape[1]}, drawn at random"
@@ -123,6 +119,54 @@ def _load_vectors(
         f"{known:,} of the data's {len(words):,} words among them"
     )
     return Representation(encoder, weights, vocabulary, told)
+
+
+def _draw_vectors(
+    config: FinetuneConfig, texts: Sequence[str], segments: Segments
+) -> Representation:
+    """Random vectors for the words or the sub-words of the training data."""
+    if config.plan not in (None, "random"):
+        raise ConfigError(f"--plan {config.plan}: random vectors have the plan random.")
+    text: TextEncoder = (
+        train_wordpiece(texts, config.max_words)
+        if config.units == "pieces"
+        else WordVocabulary.build(texts, max_size=config.max_words)
+    )
+    size = text.vocab_size if isinstance(text, Tokenizer) else len(text)
+    encoder = _word_vectors(config, size, config.vector_size, segments)
+    told = f"{size:,} vectors of width {config.vector_size}, drawn at random"
+    return Representation(encoder, {}, text, told)
+
+
+def _word_vectors(
+    config: FinetuneConfig, rows: int, width: int, segments: Segments
+) -> WordVectors:
+    pooling = config.pooling or "max"
+    if pooling == "pooler":
+        raise ConfigError("--pooling pooler: word vectors have last, max and mean.")
+    return WordVectors(
+        WordVectorsConfig(
+            vocab_size=rows,
+            embedding_size=width,
+            hidden_size=config.hidden_size,
+            dropout=config.dropout,
+            pooling=pooling,
+            segments=segments,
+            dtype=config.precision,
+        )
+    )
+
+
+def weights_hash(name: str) -> str:
+    """SHA-256 of the pretrained weights; empty if there are none."""
+    return "" if name == RANDOM else fingerprint(resolve(name))
+
+
+def usual_plan(name: str, encoder: nn.Module) -> str:
+    """The transfer plan where none is asked for."""
+    if name == RANDOM:
+        return "random"
+    return "slow" if isinstance(encoder, WordVectors) else "full"
 
 
 def describe(encoder: nn.Module) -> dict[str, Any]:

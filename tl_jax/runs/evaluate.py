@@ -34,7 +34,8 @@ from tl_jax.runs.results import hash_answers, write_predictions
 from tl_jax.runs.tasks import task_of
 from tl_jax.runs.tell import tell
 from tl_jax.tasks.task import Judged, Task, with_options
-from tl_jax.text.wordpiece import Tokenizer, hangul_warning
+from tl_jax.text.hangul import hangul_warning
+from tl_jax.text.subwords import Tokenizer
 from tl_jax.training import checkpoint
 from tl_jax.training.arrays import quiet_orbax
 
@@ -101,29 +102,43 @@ def open_run(run: Path) -> OpenRun:
     return OpenRun(setup, task, model, params, text)
 
 
-def evaluate(run: Path, data: str, batch_size: int = EVAL_BATCH) -> dict[str, Any]:
+def evaluate(
+    run: Path, data: str, batch_size: int = EVAL_BATCH, part: str | None = None
+) -> dict[str, Any]:
     """Scores a run's best checkpoint on labelled data, each example exactly once.
+
+    Args:
+      run: The run directory.
+      data: Labelled data.
+      batch_size: Examples at a time.
+      part: Only this part of data that the run cut by titles (`split`).
 
     Returns:
       ``{"metrics": {"accuracy": …, …}, "examples": n}``.
     """
     opened = open_run(run)
-    part = read_part(data, "test", opened.task, opened.setup.config)
-    judged = opened.judge(part, labelled=True, batch_size=batch_size)
-    return {"metrics": judged.metrics, "examples": len(part.rows)}
+    read = read_part(data, part, opened.task, opened.setup.config)
+    judged = opened.judge(read, labelled=True, batch_size=batch_size)
+    return {"metrics": judged.metrics, "examples": len(read.rows)}
 
 
 def predict(run: Path, data: str, output: Path) -> int:
     """Writes a prediction for each row of ``data``.
+
+    A ``.jsonl`` gets one JSON object a row; anything else the format of the field:
+    SQuAD's predictions, or the input's columns and the prediction.
 
     Returns:
       The number of rows.
     """
     opened = open_run(run)
     config = opened.setup.config
-    part = read_part(data, "test", opened.task, config, labelled=False)
+    part = read_part(data, None, opened.task, config, labelled=False)
     judged = opened.judge(part, labelled=False)
-    write_predictions(output, judged.records)
+    if output.suffix == ".jsonl":
+        write_predictions(output, judged.records)
+    else:
+        opened.task.write(output, judged, part.rows)
     return len(judged.records)
 
 

@@ -6,7 +6,7 @@ from tl_jax.files.errors import ConfigError
 from tl_jax.interop.huggingface import save_bert
 from tl_jax.models.bert import Bert
 from tl_jax.runs.evaluate import open_run
-from tl_jax.text.wordpiece import Tokenizer
+from tl_jax.text.subwords import Tokenizer
 
 
 def export(run: Path, folder: Path) -> None:

@@ -17,7 +17,8 @@ from tl_jax.files.atomic import temporary_path
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.interop.load import find_weights, load
 from tl_jax.runs.tell import tell
-from tl_jax.text.wordpiece import Tokenizer, hangul_warning, load_tokenizer
+from tl_jax.text.hangul import hangul_warning
+from tl_jax.text.subwords import Tokenizer, load_tokenizer
 
 Layers = Literal["top", "all"] | tuple[int, ...]
 

@@ -11,9 +11,8 @@ from tl_jax.data.examples import make_examples
 from tl_jax.data.packing import Layout, pack
 from tl_jax.data.stream import TrainingStream
 from tl_jax.files.errors import ConfigError
-from tl_jax.files.sources import fingerprint, resolve
 from tl_jax.models.batch import Batch
-from tl_jax.models.bert import Bert
+from tl_jax.models.bert import Bert, require_segments
 from tl_jax.models.compose import Model, Params, compose, graft
 from tl_jax.models.word_vectors import WordVectors
 from tl_jax.runs.config import FinetuneConfig
@@ -23,6 +22,8 @@ from tl_jax.runs.encoders import (
     TextEncoder,
     describe,
     load_representation,
+    usual_plan,
+    weights_hash,
 )
 from tl_jax.runs.folder import Setup, versions
 from tl_jax.runs.tasks import task_of
@@ -66,7 +67,6 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
       The job, and its parameters with the pretrained ones in their places.
     """
     task = task_of(config)
-    config = replace(config, max_length=config.max_length or task.max_length)
     parts = read_parts(config, task)
     train = parts["train"].rows
     labels = task.labels(train)
@@ -74,14 +74,14 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
         config, task.texts(train), task.segments(train)
     )
     tell(representation.told)
-    config = _settle(config, representation)
+    config = _settle(config, task, representation)
     model = build_model(representation.encoder, task, labels)
     encoded = encode_parts(parts, task, representation.text, labels, config)
     sample = sample_batch(representation.text, config)
     drawn = model.init(jax.random.key(config.seed), sample)
     params = graft(drawn, **representation.weights)
     assert config.plan is not None
-    source = {"source": config.weights, "sha256": fingerprint(resolve(config.weights))}
+    source = {"source": config.weights, "sha256": weights_hash(config.weights)}
     setup = Setup(
         config=config,
         encoder=describe(representation.encoder),
@@ -101,7 +101,11 @@ def build_model(
 
     BERT's vectors are dropped out again, as in the paper; the LSTM's already are.
     """
-    dropout = encoder.config.hidden_dropout if isinstance(encoder, Bert) else 0.0
+    dropout = 0.0
+    if isinstance(encoder, Bert):
+        dropout = encoder.config.hidden_dropout
+        if task.by_segments:
+            require_segments(encoder.config, f"{type(task).__name__}")
     return compose(encoder, task.head(labels, dropout))
 
 
@@ -192,10 +196,13 @@ def training_of(job: Job) -> Training:
     )
 
 
-def _settle(config: FinetuneConfig, representation: Representation) -> FinetuneConfig:
-    vectors = describe(representation.encoder)["kind"] == "word_vectors"
+def _settle(
+    config: FinetuneConfig, task: Task, representation: Representation
+) -> FinetuneConfig:
+    vectors = isinstance(representation.encoder, WordVectors)
     defaults: dict[str, Any] = {
-        "plan": "slow" if vectors else "full",
+        "max_length": min(task.max_length, representation.max_length),
+        "plan": usual_plan(config.weights, representation.encoder),
         "learning_rate": 1e-3 if vectors else 5e-5,
         "packed": not vectors,
         "pooling": representation.encoder.config.pooling,

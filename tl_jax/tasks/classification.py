@@ -5,6 +5,7 @@ Devlin et al. 2019, section 4.1; with word vectors, the chapter's text classifie
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -28,7 +29,7 @@ from tl_jax.metrics.sums import Loss, Ratio, Sums
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Model, Params
 from tl_jax.models.heads import Classify
-from tl_jax.tasks.task import Encoded, Judged, Segments
+from tl_jax.tasks.task import Encoded, Judged, Segments, only_json_lines
 from tl_jax.text.encodings import TextEncoder, encode
 
 LABEL = "label"
@@ -174,15 +175,25 @@ class Classification:
       paired: The rows must be pairs of texts (True) or may be either (None).
     """
 
-    score: ClassVar[str] = "accuracy"
     max_length: ClassVar[int] = 128
     per_token: ClassVar[bool] = False
+    by_segments: ClassVar[bool] = False
 
     columns: Columns = USUAL_COLUMNS
     paired: bool | None = None
 
+    @property
+    def score(self) -> str:
+        """Accuracy."""
+        return "accuracy"
+
     def read(
-        self, files: str | Sequence[str], part: str, *, on_bad: str, labelled: bool
+        self,
+        files: str | Sequence[str],
+        part: str | None,
+        *,
+        on_bad: str,
+        labelled: bool,
     ) -> LabelledTexts:
         """Reads texts or pairs with their labels."""
         del part
@@ -264,3 +275,8 @@ class Classification:
         """There is nothing to tune."""
         del found, encoded, rows
         return {}
+
+    def write(self, file: Path, judged: Judged, rows: Any) -> None:
+        """There is no format but JSON lines."""
+        del judged, rows
+        raise only_json_lines(file)

@@ -6,6 +6,7 @@ section 4.1, STS-B).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -29,7 +30,7 @@ from tl_jax.metrics.sums import Loss, Ratio, Sums
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Model, Params
 from tl_jax.models.heads import Classify
-from tl_jax.tasks.task import Encoded, Judged, Segments
+from tl_jax.tasks.task import Encoded, Judged, Segments, only_json_lines
 from tl_jax.text.encodings import TextEncoder, encode
 
 VALUE = "value"
@@ -110,14 +111,24 @@ class Regression:
       columns: Where texts and values stand, if not in columns of the usual names.
     """
 
-    score: ClassVar[str] = "spearman"
     max_length: ClassVar[int] = 128
     per_token: ClassVar[bool] = False
+    by_segments: ClassVar[bool] = False
 
     columns: Columns = USUAL_COLUMNS
 
+    @property
+    def score(self) -> str:
+        """Spearman's correlation."""
+        return "spearman"
+
     def read(
-        self, files: str | Sequence[str], part: str, *, on_bad: str, labelled: bool
+        self,
+        files: str | Sequence[str],
+        part: str | None,
+        *,
+        on_bad: str,
+        labelled: bool,
     ) -> LabelledTexts:
         """Reads texts or pairs with their values."""
         del part
@@ -193,3 +204,8 @@ class Regression:
         """There is nothing to tune."""
         del found, encoded, rows
         return {}
+
+    def write(self, file: Path, judged: Judged, rows: Any) -> None:
+        """There is no format but JSON lines."""
+        del judged, rows
+        raise only_json_lines(file)

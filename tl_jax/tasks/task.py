@@ -6,11 +6,13 @@ them with the task's options.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import flax.linen as nn
 
 from tl_jax.data.examples import Examples
+from tl_jax.files.errors import ConfigError
 from tl_jax.metrics.sums import Loss
 from tl_jax.models.compose import Model
 from tl_jax.text.encodings import TextEncoder
@@ -53,19 +55,29 @@ class Task(Protocol):
     ``places`` (``FILE:LINE`` of each row).
 
     Attributes:
-      score: The metric that tells which checkpoint is best; higher is better.
       max_length: Most tokens of an example, unless the user says otherwise.
       per_token: `outputs` gives one entry a token instead of one an example.
+      by_segments: An encoder that does not read segment ids cannot do it.
     """
 
-    score: ClassVar[str]
     max_length: ClassVar[int]
     per_token: ClassVar[bool]
+    by_segments: ClassVar[bool]
+
+    @property
+    def score(self) -> str:
+        """The metric that tells which checkpoint is best; higher is better."""
+        ...
 
     def read(
-        self, files: str | Sequence[str], part: str, *, on_bad: str, labelled: bool
+        self,
+        files: str | Sequence[str],
+        part: str | None,
+        *,
+        on_bad: str,
+        labelled: bool,
     ) -> Any:
-        """Reads one part (train, dev, test) of the data.
+        """Reads one part (train, dev, test) of the data, or all that files hold.
 
         Raises:
           DataError: A file or a row is bad, or ``labelled`` and there are no labels.
@@ -143,7 +155,22 @@ class Task(Protocol):
         """Chooses options of the decision on labelled rows (`dev`), by option."""
         ...
 
+    def write(self, file: Path, judged: Judged, rows: Any) -> None:
+        """Writes predictions in the format of the field.
+
+        Raises:
+          ConfigError: The task has none but JSON lines.
+        """
+        ...
+
 
 def with_options(task: Task, options: Mapping[str, Any]) -> Task:
     """The same task with other options."""
     return replace(cast(Any, task), **options)
+
+
+def only_json_lines(file: Path) -> ConfigError:
+    """The error of a task whose predictions have no format of their own."""
+    return ConfigError(
+        f"{file}: this task's predictions are JSON lines; name it .jsonl."
+    )

@@ -283,7 +283,9 @@ class _Loop:
         if self.log is not None:
             self.log.append(step, {f"dev_{k}": v for k, v in scores.items()})
         if self.display is not None:
-            told = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            # Scores of single classes (``f1/PER``) stand in the log alone.
+            main = {name: value for name, value in scores.items() if "/" not in name}
+            told = "  ".join(f"{name} {value:.4f}" for name, value in main.items())
             self.display.note(f"step {step}  dev: {told}")
 
     def given_up(self) -> bool:

@@ -1,0 +1,320 @@
+"""Tagged sentences in CoNLL's columns: a token a line, a blank line between sentences.
+
+Fields stand between tabs if most lines have one, else between blanks. Tags are read in
+any of the usual schemes and given as IOB2 (B-X begins an X, I-X goes on with it).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from tl_jax.data.readers import read_text
+from tl_jax.data.table import Problems, bad_characters
+from tl_jax.files import atomic
+from tl_jax.files.errors import ConfigError, DataError
+
+Scheme = Literal["IOB2", "IOB1", "IO", "BIOES", "BILOU"]
+
+LONGEST = 1000  # tokens; a sentence of more has lost its blank lines
+DOCUMENT = "-DOCSTART-"
+_TAG = re.compile(r"O|[BIESLU]-.+")
+_COMMENT = re.compile(r"#+ ")
+_BLANKS = re.compile("[ \t]+")
+_BILOU = str.maketrans("LU", "ES")
+
+
+@dataclass(frozen=True, eq=False)
+class TaggedSentences:
+    """Sentences of tokens with a tag each, and the lines they came from.
+
+    Attributes:
+      sentences: The tokens of each sentence.
+      tags: Their tags, as IOB2 whatever the file has; None if they were not read.
+      places: ``FILE:LINE`` of each sentence's first token.
+      lines: The line of each token.
+      comments: The comments and ``-DOCSTART-`` lines before each sentence.
+      scheme: What the tags were written in; None if they were not read.
+      skipped: How many bad sentences were left out.
+    """
+
+    sentences: list[list[str]]
+    tags: list[list[str]] | None
+    places: list[str]
+    lines: list[list[str]]
+    comments: list[list[str]]
+    scheme: Scheme | None
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def place(self, sentence: int, token: int) -> str:
+        """Returns ``FILE:LINE`` of a token."""
+        file, line = self.places[sentence].rsplit(":", 1)
+        return f"{file}:{int(line) + token}"
+
+    def first(self, count: int | None) -> "TaggedSentences":
+        """The first ``count`` sentences; all of them if it is None."""
+        return replace(
+            self,
+            sentences=self.sentences[:count],
+            tags=None if self.tags is None else self.tags[:count],
+            places=self.places[:count],
+            lines=self.lines[:count],
+            comments=self.comments[:count],
+        )
+
+
+class _Block(NamedTuple):
+    """A sentence as it stands in its file, and the fields of each of its lines."""
+
+    file: str
+    number: int  # of its first line
+    lines: list[str]
+    comments: list[str]
+    rows: list[list[str]]
+    width: int  # the number of fields that the file's lines have
+
+
+def read_tagged(
+    files: str | Path | Sequence[str | Path],
+    *,
+    on_bad: str = "raise",
+    max_bad: int = 100,
+    token_column: int = 0,
+    tag_column: int = -1,
+    labelled: bool = True,
+) -> TaggedSentences:
+    """Reads one or more files, in order; `scheme` tells how the tags were written.
+
+    A line of blanks ends a sentence, and so does ``-DOCSTART-``. A comment stands
+    before a sentence's first token and begins with ``# `` or ``## ``; where blanks part
+    the fields, only if it cannot be a token's line. Where tabs do, a token may be a
+    blank, as some of KLUE-NER's characters are.
+
+    Args:
+      files: Paths of UTF-8 files.
+      on_bad: ``"raise"``: what is bad is told in one error. ``"skip"``: sentences with
+        something bad are left out and counted.
+      max_bad: With ``"skip"``, more faults than this are an error.
+      token_column: Where the tokens stand, from 0; -1 is the last column.
+      tag_column: Where the tags stand.
+      labelled: Read the tags.
+
+    Raises:
+      ConfigError: A file has no such column.
+      DataError: A file is missing or empty or has no good sentence; or a sentence is
+        bad: not UTF-8, NUL, another number of columns than the file has, no token, more
+        than 1,000 tokens, something that is no tag, a tag that the scheme does not
+        allow where it stands.
+    """
+    paths = [files] if isinstance(files, (str, Path)) else list(files)
+    if not paths:
+        raise DataError("No data file was named.")
+    problems = Problems(on_bad, max_bad)
+    blocks = list(
+        chain.from_iterable(_blocks(Path(p), tag_column, labelled) for p in paths)
+    )
+    _check_columns(blocks, token_column, tag_column if labelled else None)
+    good = [b for b in blocks if not _tell(b, _row_faults(b, token_column), problems)]
+    raw: list[list[str]] = []
+    scheme = None
+    if labelled:
+        good = [b for b in good if not _tell(b, _tag_faults(b, tag_column), problems)]
+        raw = [[row[tag_column] for row in block.rows] for block in good]
+        scheme = detect_scheme(raw)
+        legal = [
+            not _tell(block, _illegal(tags, scheme), problems)
+            for block, tags in zip(good, raw, strict=True)
+        ]
+        good = [block for block, fine in zip(good, legal, strict=True) if fine]
+        raw = [tags for tags, fine in zip(raw, legal, strict=True) if fine]
+    problems.finish()
+    if not good:
+        raise DataError(f"{', '.join(map(str, paths))}: there is no good sentence.")
+    return TaggedSentences(
+        sentences=[[row[token_column] for row in block.rows] for block in good],
+        tags=None if scheme is None else [to_iob2(tags, scheme) for tags in raw],
+        places=[f"{block.file}:{block.number}" for block in good],
+        lines=[block.lines for block in good],
+        comments=[block.comments for block in good],
+        scheme=scheme,
+        skipped=len(blocks) - len(good),
+    )
+
+
+def write_tagged(
+    path: Path, data: TaggedSentences, tags: Sequence[Sequence[str]]
+) -> None:
+    """Writes each token's line as it was read, with a tag as its last column.
+
+    A ``-DOCSTART-`` line gets an ``O``, so that conlleval reads the file.
+
+    Args:
+      path: The file, written atomically.
+      data: What the tags were predicted for.
+      tags: A tag for each token.
+    """
+    found: list[str] = []
+    for sentence, comments, own in zip(data.lines, data.comments, tags, strict=True):
+        for comment in comments:
+            document = comment.startswith(DOCUMENT)
+            found += [*_with_last([comment], ["O"]), ""] if document else [comment]
+        found += [*_with_last(sentence, own), ""]
+    atomic.write_text(path, "\n".join(found) + "\n")
+
+
+def detect_scheme(tags: Iterable[Sequence[str]]) -> Scheme:
+    """Finds the scheme that sentences are tagged in.
+
+    E and S are BIOES's, L and U BILOU's. Without any B it is IO. IOB1 has B only
+    between neighbours of one type, IOB2 at the beginning of every entity: where both
+    seem to occur, it is the one that fewer tags offend against, or else IOB2.
+    """
+    marks: Counter[str] = Counter()
+    bare_inside = early_begin = 0  # what IOB2, what IOB1 does not allow
+    for sentence in tags:
+        for before, tag in pairwise(["O", *sentence]):
+            marks[tag[0]] += 1
+            opens = before == "O" or before[2:] != tag[2:]
+            bare_inside += tag[0] == "I" and opens
+            early_begin += tag[0] == "B" and opens
+    ended, lasting = marks["E"] + marks["S"], marks["L"] + marks["U"]
+    if ended or lasting:
+        return "BIOES" if ended >= lasting else "BILOU"
+    if marks["I"] and not marks["B"]:
+        return "IO"
+    return "IOB2" if bare_inside <= early_begin else "IOB1"
+
+
+def to_iob2(tags: Sequence[str], scheme: Scheme) -> list[str]:
+    """Rewrites one sentence's tags, which must be legal, as IOB2."""
+    if scheme == "IOB2":
+        return list(tags)
+    found = []
+    for before, tag in pairwise(["O", *tags]):
+        begins = tag[0] in "BSU"
+        if scheme in ("IOB1", "IO"):
+            begins = begins or before == "O" or before[2:] != tag[2:]
+        found.append(tag if tag == "O" else f"{'B' if begins else 'I'}-{tag[2:]}")
+    return found
+
+
+def _blocks(path: Path, tag_column: int, labelled: bool) -> Iterator[_Block]:
+    """Cuts a file into sentences."""
+    text = [line.removesuffix("\r") for line in read_text(path).split("\n")]
+    plain = [s for s in text if s.strip(" \t") and not s.startswith(("#", DOCUMENT))]
+    tabs = sum("\t" in line for line in plain) * 2 > len(plain)
+    widths = Counter(map(len, _fields(plain, tabs)))
+    width = widths.most_common(1)[0][0] if widths else 1
+
+    def is_row(line: str) -> bool:
+        (row,) = _fields([line], tabs)
+        return len(row) == width and (
+            not labelled
+            or (-width <= tag_column < width and bool(_TAG.fullmatch(row[tag_column])))
+        )
+
+    comments: list[str] = []
+    lines: list[str] = []
+    for number, line in enumerate([*text, ""]):
+        blank, document = not line.strip(" \t"), line.startswith(DOCUMENT)
+        if lines and (blank or document):
+            rows = _fields(lines, tabs)
+            begins = number - len(lines) + 1
+            yield _Block(str(path), begins, lines, comments, rows, width)
+            comments, lines = [], []
+        remark = not lines and _COMMENT.match(line) and (tabs or not is_row(line))
+        if document or remark:
+            comments.append(line)
+        elif not blank:
+            lines.append(line)
+
+
+def _fields(lines: Sequence[str], tabs: bool) -> list[list[str]]:
+    if tabs:
+        return [line.split("\t") for line in lines]
+    return [_BLANKS.split(line.strip(" \t")) for line in lines]
+
+
+def _with_last(lines: Sequence[str], tags: Sequence[str]) -> list[str]:
+    """Adds a field to each line, after what stands between its others."""
+    return [
+        line + ("\t" if "\t" in line else " ") + tag
+        for line, tag in zip(lines, tags, strict=True)
+    ]
+
+
+def _check_columns(blocks: Sequence[_Block], token: int, tag: int | None) -> None:
+    """Refuses files that lack a column that was named."""
+    for file, width in {block.file: block.width for block in blocks}.items():
+        for column in (token,) if tag is None else (token, tag):
+            if not -width <= column < width:
+                raise ConfigError(
+                    f"{file}: has {width} columns, so there is no column {column}. "
+                    "Columns count from 0, and from -1 backwards."
+                )
+        if tag is not None and token % width == tag % width:
+            raise ConfigError(
+                f"{file}: has {width} columns, so token and tag would be the same one. "
+                "Name token_column and tag_column, or read without tags."
+            )
+
+
+# Where a token stands in its sentence, and what is wrong with it.
+_Faults = Iterable[tuple[int, str]]
+
+
+def _tell(block: _Block, faults: _Faults, problems: Problems) -> bool:
+    """Adds a sentence's faults to the problems; True if there are any."""
+    found = list(faults)
+    for token, wrong in found:
+        problems.add(f"{block.file}:{block.number + token}", wrong)
+    return bool(found)
+
+
+def _row_faults(block: _Block, token_column: int) -> _Faults:
+    if len(block.rows) > LONGEST:
+        yield 0, f"a sentence of {len(block.rows)} tokens: are blank lines missing?"
+        return
+    for token, row in enumerate(block.rows):
+        if (wrong := bad_characters(row)) is not None:
+            yield token, wrong
+        elif len(row) != block.width:
+            yield token, f"{len(row)} columns, where the file has {block.width}"
+        elif not row[token_column]:
+            yield token, "no token"
+
+
+def _tag_faults(block: _Block, tag_column: int) -> _Faults:
+    for token, row in enumerate(block.rows):
+        if not _TAG.fullmatch(tag := row[tag_column]):
+            yield token, f"{_short(tag)} is no tag; tags are O, B-TYPE, I-TYPE, …"
+
+
+def _illegal(tags: Sequence[str], scheme: Scheme) -> _Faults:
+    """Finds the tags that may not stand where they do."""
+    alphabet = {"BIOES": "BIOES", "BILOU": "BILOU"}.get(scheme, "BIO")
+    for token, (before, tag) in enumerate(pairwise(["O", *tags, "O"])):
+        goes_on = before != "O" and before[2:] == tag[2:]
+        if tag[0] not in alphabet:
+            yield token, f"{_short(tag)} is no tag of {scheme}"
+        elif scheme in ("BIOES", "BILOU"):
+            is_open = before.translate(_BILOU)[0] in "BI" and before != "O"
+            inside = tag.translate(_BILOU)[0] in "IE"
+            if is_open != inside or (inside and not goes_on):
+                yield min(token, len(tags) - 1), _told(tag, before, scheme)
+        elif tag[0] == {"IOB2": "I", "IOB1": "B"}.get(scheme) and not goes_on:
+            yield token, _told(tag, before, scheme)
+
+
+def _told(tag: str, before: str, scheme: Scheme) -> str:
+    return f"{_short(tag)} may not follow {_short(before)} in {scheme}"
+
+
+def _short(tag: str) -> str:
+    return repr(tag if len(tag) <= 40 else f"{tag[:39]}…")

@@ -1,0 +1,581 @@
+"""Answers as spans of a text: P(start) = softmax(T·S), P(end) = softmax(T·E).
+
+Devlin et al. 2019, sections 4.2 and 4.3 (SQuAD v1.1 and v2.0). A text that is too long
+is read through windows that overlap; the answer is searched over all of them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, Int
+
+from tl_jax.data.examples import Examples, make_examples, ranges
+from tl_jax.data.squad import Questions, read_questions, write_predictions
+from tl_jax.files.errors import ConfigError, DataError, NonFiniteError
+from tl_jax.metrics import span_qa as metrics
+from tl_jax.metrics.sums import Loss, Ratio, Sums
+from tl_jax.models.batch import Array, Batch, first_columns, membership
+from tl_jax.models.compose import Model, Params
+from tl_jax.models.heads import Span
+from tl_jax.tasks.task import Encoded, Judged, Segments
+from tl_jax.text.encodings import TextEncoder
+
+START, END = "start", "end"
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """``W`` windows on the texts of questions, those of one question side by side.
+
+    Attributes:
+      examples: Question and window, one example each. The targets START and END are
+        places of tokens in the example; both are 0 where the window lacks the answer.
+      question: Number of each window's question, ascending.
+      begins: Place in the example of the window's first piece of text.
+      starts: Number of that piece in its text.
+      lengths: How many pieces of text the window shows.
+      offsets: First and one-past-last character of each piece, one array a context.
+    """
+
+    examples: Examples
+    question: Int[np.ndarray, "W"]
+    begins: Int[np.ndarray, "W"]
+    starts: Int[np.ndarray, "W"]
+    lengths: Int[np.ndarray, "W"]
+    offsets: list[Int[np.ndarray, "_ 2"]]
+
+    def __len__(self) -> int:
+        return len(self.question)
+
+
+class Candidate(NamedTuple):
+    """A span of the text; ``start`` and ``end`` (one past) count its characters."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is answered to one question.
+
+    Attributes:
+      text: The answer as it stands in the paragraph; ``""`` if none is given.
+      start: Its first character.
+      end: One past its last character.
+      null_odds: The score of no answer less that of the best span.
+      null_probability: That of no answer; 0 where each question is known to have one.
+      n_best: The best spans that differ in text, the best first, whether given or not.
+    """
+
+    text: str
+    start: int
+    end: int
+    null_odds: float
+    null_probability: float
+    n_best: tuple[Candidate, ...]
+
+
+def windows(
+    encoder: TextEncoder,
+    questions: Questions,
+    *,
+    max_length: int = 384,
+    window_step: int = 128,
+    max_query: int = 64,
+) -> Windows:
+    """Encodes each question with each window on its text.
+
+    Windows begin every ``window_step`` pieces (``doc_stride`` of Google's run_squad.py;
+    never so far apart that a piece is passed over) until one shows the text's end.
+
+    Args:
+      encoder: What cuts the texts into pieces and frames a pair.
+      questions: The questions; the first answer of each becomes the target.
+      max_length: The most tokens of an example.
+      window_step: Pieces from one window's begin to the next.
+      max_query: Pieces of a question; the rest of a longer one is dropped.
+
+    Returns:
+      The windows. They have targets if all the questions are labelled.
+
+    Raises:
+      ConfigError: A length is below 1, or a question leaves no room for its text.
+    """
+    if window_step < 1 or max_query < 1:
+        raise ConfigError(
+            f"window_step {window_step} and max_query {max_query} must be 1 or more."
+        )
+    queries = [ids[:max_query] for ids in encoder.pieces(questions.questions)]
+    encoded = encoder.pieces_with_offsets(questions.contexts)
+    pieces, offsets = [ids for ids, _ in encoded], [spans for _, spans in encoded]
+    room = max_length - encoder.specials(pair=True) - _lengths(queries)
+    if (room < 1).any():
+        raise ConfigError(
+            f"max_length {max_length} leaves no room for text beside the "
+            f"{len(queries[room.argmin()])} pieces of "
+            f"{questions.places[room.argmin()]}: raise it, or lower max_query."
+        )
+    totals = _lengths(pieces)[questions.context]
+    question, starts, lengths = _cut(totals, room, window_step)
+    framed = [
+        encoder.frame(queries[q], pieces[questions.context[q]][begin : begin + length])
+        for q, begin, length in zip(question, starts, lengths, strict=True)
+    ]
+    begins = np.array([f.second for f in framed], np.int64)
+    targets = {}
+    if questions.labelled:
+        first, last = _answer_pieces(questions, offsets)[question].T - starts
+        inside = (first >= 0) & (first <= last) & (last < lengths)
+        targets = {START: inside * (begins + first), END: inside * (begins + last)}
+    examples = make_examples(
+        [f.tokens for f in framed], [f.types for f in framed], targets=targets
+    )
+    return Windows(examples, question, begins, starts, lengths, offsets)
+
+
+def loss(model: Model) -> Loss:
+    """Makes the loss −Σ w·(log P(start) + log P(end)) / 2, and how often both are best.
+
+    Both softmaxes are over all tokens of one example, [CLS] and question too, as in
+    Google's run_squad.py. The second entry is ``exact``.
+    """
+
+    def sums(
+        params: Params, batch: Batch, key: jax.Array | None = None, *, train: bool
+    ) -> Sums:
+        logits = model.apply(params, batch, key, train=train).astype(jnp.float32)
+        by_end = jnp.swapaxes(logits, 1, 2)[:, None]
+        own = membership(batch)[:, :, None]
+        logits = jnp.where(own, by_end, jnp.finfo(jnp.float32).min)
+        places = jnp.stack([batch.targets[START], batch.targets[END]], axis=-1)
+        columns = first_columns(batch)[:, :, None] + places
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, columns)
+        right = (logits.argmax(axis=-1) == columns).all(axis=-1)
+        weights = batch.weights[START]
+        weight = jnp.sum(weights)
+        return {
+            "loss": Ratio(jnp.sum(weights * losses.mean(axis=-1)), weight),
+            "exact": Ratio(jnp.sum(weights * right.astype(jnp.float32)), weight),
+        }
+
+    return sums
+
+
+def token_scores(model: Model) -> Callable[[Params, Batch], Float[Array, "B T 2"]]:
+    """Makes the function of (params, batch) that scores tokens as start and as end."""
+
+    def function(params: Params, batch: Batch) -> Float[Array, "B T 2"]:
+        return model.apply(params, batch, train=False).astype(jnp.float32)
+
+    return function
+
+
+def max_context(
+    starts: Int[np.ndarray, "K"], lengths: Int[np.ndarray, "K"]
+) -> Int[np.ndarray, "n"]:
+    """Finds for each piece of a text the window that shows most around it.
+
+    That of the greatest min(pieces to the left, to the right) + length / 100, the first
+    of equals: ``_check_is_max_context`` of Google's run_squad.py.
+
+    Args:
+      starts: First piece of each of the text's ``K`` windows, ascending.
+      lengths: Pieces of each window; together they show the ``n`` pieces of the text.
+    """
+    window = np.repeat(np.arange(len(starts)), lengths)
+    piece = ranges(starts, lengths)
+    left = piece - starts[window]
+    around = 100 * np.minimum(left, lengths[window] - 1 - left) + lengths[window]
+    most = np.zeros(int((starts + lengths).max()), np.int64)
+    np.maximum.at(most, piece, around)
+    found = np.full(len(most), len(starts))
+    np.minimum.at(found, piece, np.where(around == most[piece], window, len(starts)))
+    return found
+
+
+def decode(
+    scores: Sequence[Float[np.ndarray, "_ 2"]],
+    windows: Windows,
+    questions: Questions,
+    *,
+    impossible: bool,
+    null_threshold: float = 0.0,
+    n_best: int = 20,
+    max_answer: int = 30,
+) -> list[Answer]:
+    """Searches each question's best spans, exactly, over all its windows.
+
+    A span scores start + end. It begins at a piece to which its window gives the most
+    context (`max_context`), and ends in the same window. Of equal scores the earlier
+    start, then the earlier end comes first. No answer scores the least start + end of
+    the windows' first tokens, [CLS] in BERT's.
+
+    Args:
+      scores: Start and end score of each token, one array a window.
+      windows: The windows that were scored.
+      questions: The questions that they were made of.
+      impossible: Whether there may be no answer (SQuAD v2, KLUE-MRC).
+      null_threshold: No answer is given where the null odds are greater than this.
+      n_best: How many spans are kept (at least 1).
+      max_answer: The most pieces of an answer (at least 1).
+
+    Returns:
+      One answer a question; ``""`` and a best score of 0 where a text has no piece.
+
+    Raises:
+      ConfigError: ``n_best`` or ``max_answer`` is below 1.
+      DataError: The scores are not those of the windows.
+      NonFiniteError: A score is NaN or infinite.
+    """
+    if n_best < 1 or max_answer < 1:
+        raise ConfigError(
+            f"n_best {n_best} and max_answer {max_answer} must be 1 or more."
+        )
+    _check_scores(scores, windows, questions)
+    bounds = np.searchsorted(windows.question, np.arange(len(questions) + 1))
+    answers = []
+    for number, own in enumerate(map(slice, bounds[:-1], bounds[1:])):
+        null = min(float(np.sum(s[0], dtype=np.float64)) for s in scores[own])
+        totals = _span_scores(scores[own], windows, own, max_answer)
+        context = questions.context[number]
+        text, offsets = questions.contexts[context], windows.offsets[context]
+        spans = _n_best(totals, text, offsets, n_best)
+        answers.append(_answer(spans, null, impossible))
+    return with_threshold(answers, null_threshold if impossible else np.inf)
+
+
+def with_threshold(answers: Sequence[Answer], threshold: float) -> list[Answer]:
+    """Gives the best span, or no answer where the null odds exceed the threshold."""
+    found = []
+    for answer in answers:
+        none = answer.null_odds > threshold or not answer.n_best
+        text, start, end = ("", 0, 0) if none else answer.n_best[0][:3]
+        found.append(replace(answer, text=text, start=start, end=end))
+    return found
+
+
+def tune_threshold(
+    answers: Sequence[Answer], questions: Questions, mode: str
+) -> dict[str, metrics.Threshold]:
+    """Finds the threshold that serves each score of a mode best on these questions.
+
+    See :func:`tl_jax.metrics.span_qa.best_threshold`; `with_threshold` applies it.
+    """
+    best = predictions(with_threshold(answers, np.inf), questions)
+    odds = {i: a.null_odds for i, a in zip(questions.ids, answers, strict=True)}
+    return metrics.best_threshold(best, odds, _golds(questions), mode)
+
+
+def predictions(answers: Sequence[Answer], questions: Questions) -> dict[str, str]:
+    """The text answered by the question's id, as official scripts take it."""
+    return {i: a.text for i, a in zip(questions.ids, answers, strict=True)}
+
+
+def scores(
+    answers: Sequence[Answer], questions: Questions, mode: str
+) -> dict[str, float]:
+    """Scores answers in percent: :func:`tl_jax.metrics.span_qa.totals`.
+
+    Raises:
+      ConfigError: There is no such mode.
+      DataError: A question's right answer is not known.
+    """
+    return metrics.totals(predictions(answers, questions), _golds(questions), mode)
+
+
+def _lengths(arrays: Sequence[np.ndarray]) -> Int[np.ndarray, "_"]:
+    return np.array([len(array) for array in arrays], np.int64)
+
+
+def _cut(
+    totals: Int[np.ndarray, "N"], room: Int[np.ndarray, "N"], window_step: int
+) -> tuple[Int[np.ndarray, "W"], Int[np.ndarray, "W"], Int[np.ndarray, "W"]]:
+    """Lays windows over texts of so many pieces: question, first piece and length."""
+    step = np.minimum(window_step, room)
+    counts = 1 + np.maximum(0, -((room - totals) // step))
+    question = np.repeat(np.arange(len(totals)), counts)
+    starts = ranges(np.zeros_like(counts), counts) * step[question]
+    return question, starts, np.minimum(room[question], totals[question] - starts)
+
+
+def _answer_pieces(
+    questions: Questions, offsets: Sequence[Int[np.ndarray, "_ 2"]]
+) -> Int[np.ndarray, "N 2"]:
+    """Finds first and last piece that share a character with each first answer.
+
+    Both are -1 where there is none; last < first where the answer has no piece.
+    """
+    found = np.full((len(questions), 2), -1)
+    for number, golds in enumerate(questions.answers):
+        if golds:
+            begins, ends = offsets[questions.context[number]].T
+            start, end = golds[0].start, golds[0].start + len(golds[0].text)
+            found[number, 0] = np.searchsorted(ends, start, side="right")
+            found[number, 1] = np.searchsorted(begins, end, side="left") - 1
+    return found
+
+
+def _check_scores(
+    scores: Sequence[np.ndarray], windows: Windows, questions: Questions
+) -> None:
+    asked = len(np.unique(windows.question))
+    due = windows.examples.lengths
+    if asked != len(questions) or not np.array_equal(_lengths(scores), due):
+        raise DataError(
+            f"Scores of {sum(map(len, scores))} tokens in {len(scores)} windows do not "
+            f"belong to {due.sum()} tokens in {len(due)} windows on {asked} questions, "
+            f"or these not to the {len(questions)} questions given."
+        )
+    for number, values in enumerate(scores):
+        if not np.isfinite(values).all():
+            place = questions.places[windows.question[number]]
+            raise NonFiniteError(f"{place}: a token's score is NaN or infinite.")
+
+
+def _span_scores(
+    scores: Sequence[np.ndarray], windows: Windows, own: slice, max_answer: int
+) -> Float[np.ndarray, "n A"]:
+    """Scores spans by first piece and pieces after it; -inf beyond the window."""
+    starts, lengths = windows.starts[own], windows.lengths[own]
+    window = max_context(starts, lengths)
+    flat = np.concatenate(scores).astype(np.float64)
+    tokens = np.cumsum(_lengths(scores)) - _lengths(scores)
+    piece = np.arange(len(window))
+    row = (tokens + windows.begins[own] - starts)[window] + piece
+    ahead = np.arange(min(max_answer, len(window)))
+    ends = np.minimum(row[:, None] + ahead, len(flat) - 1)
+    inside = ahead < ((starts + lengths)[window] - piece)[:, None]
+    return np.where(inside, flat[row, 0][:, None] + flat[ends, 1], -np.inf)
+
+
+def _n_best(
+    totals: Float[np.ndarray, "n A"],
+    text: str,
+    offsets: Int[np.ndarray, "n 2"],
+    n_best: int,
+) -> list[Candidate]:
+    """Takes the best spans of different texts; their probabilities are left at 0."""
+    found: dict[str, Candidate] = {}
+    count = n_best
+    while True:
+        for flat in _greatest(totals.ravel(), count):
+            piece, more = divmod(int(flat), totals.shape[1])
+            start, end = int(offsets[piece, 0]), int(offsets[piece + more, 1])
+            span = Candidate(text[start:end], start, end, float(totals.flat[flat]), 0.0)
+            found.setdefault(span.text, span)
+            if len(found) == n_best:
+                return list(found.values())
+        if count >= totals.size:
+            return list(found.values())
+        count *= 2
+
+
+def _greatest(values: Float[np.ndarray, "n"], count: int) -> Int[np.ndarray, "m"]:
+    """Sorts the places of the ``count`` greatest finite values, and of their equals."""
+    least = -np.inf
+    if len(values) > count:
+        least = np.partition(values, len(values) - count)[len(values) - count]
+    chosen = np.flatnonzero((values >= least) & (values > -np.inf))
+    return chosen[np.argsort(-values[chosen], kind="stable")]
+
+
+def _answer(spans: list[Candidate], null: float, impossible: bool) -> Answer:
+    """Weighs spans and no answer by a softmax over them; gives none of them yet."""
+    logits = np.array([span.score for span in spans] + [null] * impossible)
+    exponents = np.exp(logits - logits.max(initial=-np.inf))
+    shares = exponents / exponents.sum()
+    n_best = tuple(
+        span._replace(probability=float(share))
+        for span, share in zip(spans, shares, strict=False)
+    )
+    odds = null - (spans[0].score if spans else 0.0)
+    none = float(shares[-1]) if impossible else 0.0
+    return Answer("", 0, 0, odds, none, n_best)
+
+
+def _golds(questions: Questions) -> dict[str, tuple[str, ...]]:
+    """The right answers by id; a DataError if one is not known."""
+    if not questions.labelled:
+        raise DataError(
+            f"{questions.places[0]}: to score answers, each question needs right ones "
+            "or is_impossible."
+        )
+    return questions.golds
+
+
+# How questions are of two kinds: with an answer in the text, and without.
+ANSWER, NO_ANSWER = "answer", "no_answer"
+SHOWN = 5  # spans that a record tells, the best first
+
+
+@dataclass(frozen=True)
+class SpanQa:
+    """Span QA as a run's task.
+
+    Attributes:
+      mode: Whose rules score answers: a key of `metrics.span_qa.MODES`; ``squad`` is
+        ``squad-v2`` where questions may have no answer.
+      window_step: Pieces from one window's begin to the next.
+      max_query: Most pieces of a question.
+      max_answer: Most pieces of an answer.
+      titles: A JSON file that cuts the data by titles, ``{"train": […], "dev": […]}``.
+      null_threshold: No answer is given where the null odds are greater; tuned on dev.
+    """
+
+    max_length: ClassVar[int] = 384
+    per_token: ClassVar[bool] = True
+    by_segments: ClassVar[bool] = False
+
+    mode: str = "squad"
+    window_step: int = 128
+    max_query: int = 64
+    max_answer: int = 30
+    titles: str | None = None
+    null_threshold: float = 0.0
+
+    @property
+    def score(self) -> str:
+        """F1, or what KLUE has in its place."""
+        return "rouge_w" if self.mode.startswith("klue") else "f1"
+
+    def read(
+        self,
+        files: str | Sequence[str],
+        part: str | None,
+        *,
+        on_bad: str,
+        labelled: bool,
+    ) -> Questions:
+        """Reads questions; only those of the part's titles, if there is such a list."""
+        return read_questions(
+            files,
+            on_bad=on_bad,
+            titles=None if part is None else self.titles,
+            part=None if self.titles is None else part,
+            labelled=labelled,
+        )
+
+    def texts(self, rows: Questions) -> list[str]:
+        """The paragraphs, then the questions."""
+        return [*rows.contexts, *rows.questions]
+
+    def labels(self, rows: Questions) -> tuple[str, ...]:
+        """The kinds of questions: whether there are some without an answer."""
+        if rows.impossible.all():
+            raise DataError(f"{rows.places[0]}: no training question has an answer.")
+        return (ANSWER, NO_ANSWER) if rows.impossible.any() else (ANSWER,)
+
+    def segments(self, rows: Questions) -> Segments:
+        """The text is told from the question."""
+        del rows
+        return "embed"
+
+    def head(self, labels: Sequence[str], dropout: float) -> nn.Module:
+        """Scores tokens as start and as end."""
+        del labels, dropout
+        return Span()
+
+    def encode(
+        self,
+        text: TextEncoder,
+        rows: Questions,
+        labels: Sequence[str],
+        *,
+        max_length: int,
+        labelled: bool,
+    ) -> Encoded:
+        """One example a window."""
+        del labels, labelled
+        laid = windows(
+            text,
+            rows,
+            max_length=max_length,
+            window_step=self.window_step,
+            max_query=self.max_query,
+        )
+        return Encoded(laid.examples, laid)
+
+    def loss(self, model: Model) -> Loss:
+        """See `loss`."""
+        return loss(model)
+
+    def outputs(self, model: Model) -> Callable[..., Any]:
+        """See `token_scores`."""
+        return token_scores(model)
+
+    def judge(
+        self,
+        found: Sequence[Any],
+        encoded: Encoded,
+        rows: Questions,
+        labels: Sequence[str],
+        *,
+        labelled: bool,
+    ) -> Judged:
+        """The best answer to each question."""
+        answers = self._decode(found, encoded.source, rows, NO_ANSWER in labels)
+        records = [
+            {
+                "id": name,
+                "answer": answer.text,
+                "start": answer.start,
+                "end": answer.end,
+                "null_odds": round(answer.null_odds, 6),
+                "null_probability": round(answer.null_probability, 6),
+                "n_best": [
+                    span._asdict() | {"score": round(span.score, 6)}
+                    for span in answer.n_best[:SHOWN]
+                ],
+            }
+            for name, answer in zip(rows.ids, answers, strict=True)
+        ]
+        metrics = scores(answers, rows, self._mode(rows)) if labelled else {}
+        return Judged(records, [answer.text for answer in answers], metrics)
+
+    def tune(
+        self, found: Sequence[Any], encoded: Encoded, rows: Questions
+    ) -> dict[str, Any]:
+        """The threshold of no answer that serves F1 best."""
+        if not rows.impossible.any():
+            return {}
+        answers = self._decode(found, encoded.source, rows, impossible=True)
+        best = tune_threshold(answers, rows, self._mode(rows))[self.score]
+        return {"null_threshold": best.threshold}
+
+    def write(self, file: Path, judged: Judged, rows: Questions) -> None:
+        """Writes the predictions file of the official scripts."""
+        texts = {record["id"]: record["answer"] for record in judged.records}
+        odds = {record["id"]: record["null_odds"] for record in judged.records}
+        write_predictions(file, texts, odds if rows.impossible.any() else None)
+
+    def _mode(self, rows: Questions) -> str:
+        """SQuAD's script, that of v2 for questions that may have no answer."""
+        second = self.mode == "squad" and rows.impossible.any()
+        return "squad-v2" if second else self.mode
+
+    def _decode(
+        self,
+        found: Sequence[Any],
+        laid: Windows,
+        rows: Questions,
+        impossible: bool,
+    ) -> list[Answer]:
+        return decode(
+            found,
+            laid,
+            rows,
+            impossible=impossible,
+            null_threshold=self.null_threshold,
+            max_answer=self.max_answer,
+        )

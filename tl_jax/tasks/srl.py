@@ -1,0 +1,414 @@
+"""Semantic role labelling: who did what to whom, as BIO tags of one predicate's roles.
+
+Shi & Lin 2019, as AllenNLP's ``srl_bert`` builds it: one example a predicate, which is
+told by the segment ids (1 at its word's pieces); all pieces are tagged, [CLS] and [SEP]
+too; the best legal sequence of the pieces gives each word the tag of its first one.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Bool, Float, Int
+
+from tl_jax.data.examples import Examples, make_examples
+from tl_jax.data.propbank import (
+    PREDICATE,
+    Propositions,
+    read_propositions,
+    spans,
+    write_propositions,
+)
+from tl_jax.files.errors import DataError, did_you_mean
+from tl_jax.metrics.srl import role_counts, total
+from tl_jax.metrics.sums import Loss, Ratio, Sums
+from tl_jax.models.batch import Array, Batch
+from tl_jax.models.compose import Model, Params
+from tl_jax.models.crf import iob2_constraints, viterbi
+from tl_jax.models.heads import Tag
+from tl_jax.tasks.task import Encoded, Judged, Segments
+from tl_jax.text.alignment import Aligned, align
+from tl_jax.text.encodings import TextEncoder
+
+TAG = "tag"
+OUTSIDE = "O"
+
+
+class TaggedPieces(NamedTuple):
+    """Propositions as examples of pieces.
+
+    Attributes:
+      examples: One a proposition, numbered as these are.
+      starts: The token at which each word of the proposition begins.
+    """
+
+    examples: Examples
+    starts: list[Int[np.ndarray, "_"]]
+
+
+class BestTags(NamedTuple):
+    """What was decided for each token.
+
+    Attributes:
+      tags: Numbers of the tags; 0 at padding.
+      probabilities: What the token's softmax gives to that tag.
+    """
+
+    tags: Int[Array, "B T"]
+    probabilities: Float[Array, "B T"]
+
+
+def label_names(tags: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Lists the tags in the order of the model's logits: O, B-X, I-X, B-Y, I-Y, …
+
+    The roles are sorted. One of single words needs its I-X, too: of the later pieces.
+    """
+    roles = {tag[2:] for row in tags for tag in row if tag != OUTSIDE}
+    marked = (f"{mark}-{role}" for role in sorted(roles) for mark in "BI")
+    return (OUTSIDE, *marked)
+
+
+def featurise(
+    text: TextEncoder,
+    propositions: Propositions,
+    names: Sequence[str] | None = None,
+    *,
+    max_length: int,
+) -> TaggedPieces:
+    """Encodes each proposition's sentence, with its predicate and perhaps its tags.
+
+    The types are 1 at all pieces of the predicate's word and 0 elsewhere. The first
+    piece of a word bears its tag, the others I-X where that is B-X; special pieces bear
+    O. All count in the loss.
+
+    A sentence is never cut: a part without the predicate would ask for the roles of
+    none, and a role across the cut could not be found.
+
+    Args:
+      text: Tokenizer or word vocabulary.
+      propositions: As they were read.
+      names: The tags, as `label_names` lists them; None leaves the targets out.
+      max_length: The most tokens an example may have, special pieces included.
+
+    Raises:
+      DataError: Sentences exceed ``max_length``; or ``names`` is given, and there are
+        no tags or some that are not among the names.
+    """
+    used, at, which = np.unique(
+        propositions.sentence, return_index=True, return_inverse=True
+    )
+    sentences = [propositions.sentences[number].words for number in used]
+    aligned = align(text, sentences, max_length=max_length)
+    _check_lengths(text, aligned, [propositions.places[n] for n in at], max_length)
+    first = [np.flatnonzero(starts) for starts in aligned.first]
+    types = [
+        (aligned.words[number] == predicate).astype(np.int8)
+        for number, predicate in zip(which, propositions.predicate, strict=True)
+    ]
+    targets = {}
+    if names is not None:
+        tags = tag_ids(propositions, names)
+        targets[TAG] = [
+            _piece_tags(row, aligned.words[n], aligned.first[n])
+            for row, n in zip(tags, which, strict=True)
+        ]
+    examples = make_examples(
+        [aligned.tokens[number] for number in which], types, token_targets=targets
+    )
+    return TaggedPieces(examples, [first[number] for number in which])
+
+
+def tag_ids(
+    propositions: Propositions, names: Sequence[str]
+) -> list[Int[np.ndarray, "_"]]:
+    """Numbers the tags of each proposition's words by their places among ``names``.
+
+    Raises:
+      DataError: There are no tags, or some that are not among the names.
+    """
+    if propositions.tags is None:
+        raise DataError(
+            f"{propositions.places[0]}: the roles were not read (labelled=False); "
+            "training and scores need them."
+        )
+    numbers = {name: i for i, name in enumerate(names)}
+    unknown = [
+        (place, tag)
+        for place, tags in zip(propositions.places, propositions.tags, strict=True)
+        for tag in tags
+        if tag not in numbers
+    ]
+    if unknown:
+        shown = "\n  ".join(
+            f"{place}: {tag!r}{did_you_mean(tag, names)}" for place, tag in unknown[:10]
+        )
+        raise DataError(
+            f"{len(unknown)} tags are unknown to the model, which knows {len(names)}; "
+            f"each is shown with its predicate's line:\n  {shown}"
+        )
+    return [
+        np.array([numbers[t] for t in tags], np.int32) for tags in propositions.tags
+    ]
+
+
+def loss(model: Model) -> Loss:
+    """Makes the summed cross-entropy −Σ w·log P(tag) of all pieces, and its accuracy.
+
+    All pieces weigh the same; AllenNLP takes the mean of each example first.
+    """
+
+    def sums(
+        params: Params, batch: Batch, key: jax.Array | None = None, *, train: bool
+    ) -> Sums:
+        logits = model.apply(params, batch, key, train=train).astype(jnp.float32)
+        tags, weights = batch.targets[TAG], batch.weights[TAG]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, tags)
+        right = (logits.argmax(axis=-1) == tags).astype(jnp.float32)
+        weight = jnp.sum(weights)
+        return {
+            "loss": Ratio(jnp.sum(weights * losses), weight),
+            "accuracy": Ratio(jnp.sum(weights * right), weight),
+        }
+
+    return sums
+
+
+def best_tags(model: Model) -> Callable[[Params, Batch], BestTags]:
+    """Makes the function of (params, batch) that tags all pieces by the Viterbi search.
+
+    It finds argmax Σ log P(tag) over each example's pieces, special ones included,
+    under IOB2: I-X follows B-X or I-X only, and no example begins with one.
+    """
+
+    def function(params: Params, batch: Batch) -> BestTags:
+        logits = model.apply(params, batch, train=False).astype(jnp.float32)
+        constraints = iob2_constraints(logits.shape[-1])
+        tags = viterbi(logits, constraints, batch.mask, batch.example)
+        chosen = jnp.take_along_axis(jax.nn.softmax(logits), tags[:, :, None], axis=2)
+        return BestTags(tags, chosen[:, :, 0])
+
+    return function
+
+
+def decode(
+    tags: Sequence[Int[np.ndarray, "_"]],
+    starts: Sequence[Int[np.ndarray, "_"]],
+    names: Sequence[str],
+) -> list[list[str]]:
+    """Gives each word the tag of its first piece, as legal BIO.
+
+    An I-X whose B-X stood at the later piece of a word becomes B-X, as which it counts.
+
+    Args:
+      tags: The tags of each example's tokens, from `best_tags`.
+      starts: As `featurise` gave them.
+      names: The tags, as `label_names` lists them.
+    """
+    return [
+        _legal([names[int(number)] for number in row[first]])
+        for row, first in zip(tags, starts, strict=True)
+    ]
+
+
+def records(
+    propositions: Propositions,
+    tags: Sequence[Sequence[str]],
+    probabilities: Sequence[Float[np.ndarray, "_"]],
+) -> list[dict[str, Any]]:
+    """Writes each proposition's roles, for JSON.
+
+    A record has ``index``, ``sentence`` (its number), ``text`` (its words between
+    blanks), ``predicate`` and ``roles``, V left out. Of each of these: its ``text``,
+    ``words`` and ``characters`` (first, and one past the last); of a role its
+    ``probability``, that of its least probable tag: that all are right is no more
+    probable.
+
+    Args:
+      propositions: What was predicted for.
+      tags: BIO tags of the words, from `decode`.
+      probabilities: Of the words' tags: those of `BestTags` at the words' starts.
+    """
+    found = []
+    for index, (row, chances) in enumerate(zip(tags, probabilities, strict=True)):
+        words = propositions.words(index)
+        predicate = int(propositions.predicate[index])
+        roles = [
+            {"role": label}
+            | _passage(words, start, end)
+            | {"probability": round(float(chances[start:end].min()), 6)}
+            for label, start, end in spans(row)
+            if label != PREDICATE
+        ]
+        found.append(
+            {
+                "index": index,
+                "sentence": int(propositions.sentence[index]),
+                "text": " ".join(words),
+                "predicate": _passage(words, predicate, predicate + 1),
+                "roles": roles,
+            }
+        )
+    return found
+
+
+def scores(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Scores BIO tags: precision, recall and F1 of spans, over all roles (0 … 1).
+
+    See `tl_jax.metrics.srl`, whose `role_counts` gives each role's.
+    """
+    counts = total(role_counts(gold, predicted))
+    return {"precision": counts.precision, "recall": counts.recall, "f1": counts.f1}
+
+
+def _check_lengths(
+    text: TextEncoder, aligned: Aligned, places: Sequence[str], max_length: int
+) -> None:
+    """Refuses sentences that the alignment had to cut; ``places`` has one for each."""
+    parts = np.bincount(aligned.sentence)
+    long = np.flatnonzero(parts > 1)
+    if not len(long):
+        return
+    lengths = np.array([len(tokens) for tokens in aligned.tokens])
+    framed = np.bincount(aligned.sentence, weights=lengths).astype(np.int64)
+    needed = framed - (parts - 1) * text.specials(pair=False)
+    shown = "\n  ".join(f"{places[n]}: {needed[n]} tokens" for n in long[:10])
+    raise DataError(
+        f"{len(long)} sentences have more than max_length = {max_length} tokens, and a "
+        f"sentence cannot be cut without parting a predicate from its roles:\n  {shown}"
+        f"\nRaise max_length to {needed.max()}, or shorten these sentences."
+    )
+
+
+def _piece_tags(
+    tags: Int[np.ndarray, "_"],
+    words: Int[np.ndarray, "_"],
+    first: Bool[np.ndarray, "_"],
+) -> Int[np.ndarray, "_"]:
+    """Spreads the tags of a sentence's words to its pieces; special ones are O."""
+    found = tags[words]
+    begins = found % 2 == 1  # `label_names` puts each I-X behind its B-X
+    return np.where(words < 0, 0, found + (begins & ~first)).astype(np.int32)
+
+
+def _legal(tags: Sequence[str]) -> list[str]:
+    return [
+        f"B-{tag[2:]}" if tag[0] == "I" and before[2:] != tag[2:] else tag
+        for before, tag in zip([OUTSIDE, *tags], tags, strict=False)
+    ]
+
+
+def _passage(words: Sequence[str], start: int, end: int) -> dict[str, Any]:
+    """Some words of a sentence whose words stand between blanks."""
+    text = " ".join(words[start:end])
+    begin = sum(len(word) + 1 for word in words[:start])
+    return {
+        "text": text,
+        "words": [start, end],
+        "characters": [begin, begin + len(text)],
+    }
+
+
+@dataclass(frozen=True)
+class Srl:
+    """Semantic role labelling as a run's task."""
+
+    max_length: ClassVar[int] = 512
+    per_token: ClassVar[bool] = True
+    by_segments: ClassVar[bool] = True
+
+    @property
+    def score(self) -> str:
+        """F1 of roles."""
+        return "f1"
+
+    def read(
+        self,
+        files: str | Sequence[str],
+        part: str | None,
+        *,
+        on_bad: str,
+        labelled: bool,
+    ) -> Propositions:
+        """Reads propositions, one a predicate."""
+        del part
+        return read_propositions(files, on_bad=on_bad, labelled=labelled)
+
+    def texts(self, rows: Propositions) -> list[str]:
+        """The sentences."""
+        return [" ".join(sentence.words) for sentence in rows.sentences]
+
+    def labels(self, rows: Propositions) -> tuple[str, ...]:
+        """The tags."""
+        return label_names(rows.tags or [])
+
+    def segments(self, rows: Propositions) -> Segments:
+        """They tell the predicate."""
+        del rows
+        return "embed"
+
+    def head(self, labels: Sequence[str], dropout: float) -> nn.Module:
+        """Scores each token's tags."""
+        return Tag(len(labels), dropout=dropout)
+
+    def encode(
+        self,
+        text: TextEncoder,
+        rows: Propositions,
+        labels: Sequence[str],
+        *,
+        max_length: int,
+        labelled: bool,
+    ) -> Encoded:
+        """One example a proposition."""
+        names = labels if labelled else None
+        pieces = featurise(text, rows, names, max_length=max_length)
+        return Encoded(pieces.examples, pieces.starts)
+
+    def loss(self, model: Model) -> Loss:
+        """See `loss`."""
+        return loss(model)
+
+    def outputs(self, model: Model) -> Callable[..., Any]:
+        """See `best_tags`."""
+        return best_tags(model)
+
+    def judge(
+        self,
+        found: Sequence[Any],
+        encoded: Encoded,
+        rows: Propositions,
+        labels: Sequence[str],
+        *,
+        labelled: bool,
+    ) -> Judged:
+        """The best roles of each predicate."""
+        starts = encoded.source
+        tags = decode([best.tags for best in found], starts, labels)
+        chances = [
+            best.probabilities[first] for best, first in zip(found, starts, strict=True)
+        ]
+        told = [
+            record | {"tags": row}
+            for record, row in zip(records(rows, tags, chances), tags, strict=True)
+        ]
+        answers = [" ".join(row) for row in tags]
+        if not labelled or rows.tags is None:
+            return Judged(told, answers, {})
+        return Judged(told, answers, scores(rows.tags, tags))
+
+    def tune(self, found: Sequence[Any], encoded: Encoded, rows: Any) -> dict[str, Any]:
+        """There is nothing to tune."""
+        del found, encoded, rows
+        return {}
+
+    def write(self, file: Path, judged: Judged, rows: Propositions) -> None:
+        """Writes the input's columns with the predicted brackets."""
+        write_propositions(file, rows, [record["tags"] for record in judged.records])

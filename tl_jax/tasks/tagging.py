@@ -1,0 +1,478 @@
+"""Tagging of words, as with named entities: softmax(T·Wᵀ) at first pieces, or a CRF.
+
+Devlin et al. 2019, section 5.3; Lample et al. 2016, section 2.2, for the CRF. Tags are
+IOB2. Whatever the head, only legal sequences are decoded: I-X after B-X or I-X alone.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Bool, Float, Int
+
+from tl_jax.data.conll import TaggedSentences, read_tagged, write_tagged
+from tl_jax.data.examples import Examples, make_examples, ranges
+from tl_jax.data.readers import read_text
+from tl_jax.data.table import Problems
+from tl_jax.files.errors import ConfigError, DataError, did_you_mean
+from tl_jax.metrics.entities import (
+    Rule,
+    entities,
+    entity_scores,
+    klue_ner,
+    tag_accuracy,
+)
+from tl_jax.metrics.sums import Loss, Ratio, Sums
+from tl_jax.models.batch import Array, Batch
+from tl_jax.models.compose import Model, Params
+from tl_jax.models.crf import (
+    iob2_constraints,
+    log_likelihood,
+    marginals,
+    viterbi,
+)
+from tl_jax.models.heads import Tag, TagCrf, TagScores
+from tl_jax.tasks.task import Encoded, Judged, Segments
+from tl_jax.text.alignment import Aligned, align
+from tl_jax.text.encodings import TextEncoder
+from tl_jax.text.words import split_words
+
+TAG = "tag"
+OUTSIDE = 0  # the number of O; B-X of the k-th type is 2k − 1, and I-X is 2k
+
+
+class Tagged(NamedTuple):
+    """Tags of tokens, and how probable each is; at tokens without one both are 0."""
+
+    tags: Int[Array, "*shape"]
+    probabilities: Float[Array, "*shape"]
+
+
+class WordTags(NamedTuple):
+    """Tags of one sentence's words, and how probable each is."""
+
+    tags: list[str]
+    probabilities: Float[np.ndarray, "_"]
+
+
+def tag_names(tags: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Lists O, then B-X and I-X of each type X that occurs, in sorted order.
+
+    The order is what `iob2_constraints` reads, and both tags of a type are there even
+    if the data have but one of them.
+    """
+    kinds = {tag.partition("-")[2] for sentence in tags for tag in sentence} - {""}
+    return ("O", *(f"{mark}-{kind}" for kind in sorted(kinds) for mark in "BI"))
+
+
+def tag_ids(rows: TaggedSentences, names: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
+    """Numbers each word's tag by its place among the names that `tag_names` gave.
+
+    Raises:
+      DataError: The rows have no tags, or some that are not among the names.
+    """
+    if rows.tags is None:
+        raise DataError(f"{rows.places[0]}: the sentences were read without tags.")
+    numbers = {name: number for number, name in enumerate(names)}
+    problems = Problems()
+    for sentence, tags in enumerate(rows.tags):
+        for word, tag in enumerate(tags):
+            if tag not in numbers:
+                hint = did_you_mean(tag, names)
+                problems.add(
+                    rows.place(sentence, word),
+                    f"the model does not know the tag {tag!r}.{hint}",
+                )
+    problems.finish()
+    return [np.array([numbers[tag] for tag in tags], np.int32) for tags in rows.tags]
+
+
+def featurise(
+    aligned: Aligned, tags: Sequence[Int[np.ndarray, "_"]] | None = None
+) -> Examples:
+    """Makes examples whose first pieces bear their words' tags, with weight 1.
+
+    With characters for words, the label of a piece is that of its first character. An
+    I-X whose X begins in no piece of its example becomes B-X: where a long sentence was
+    cut within an entity, or a piece begins before the entity does.
+
+    Args:
+      aligned: The sentences' pieces.
+      tags: The number of each word's tag, one array a sentence. Without them the
+        targets are 0 and the weights still tell which tokens are to be tagged.
+    """
+    targets = [np.zeros(len(first), np.int32) for first in aligned.first]
+    if tags is not None:
+        for example, sentence in enumerate(aligned.sentence):
+            first = aligned.first[example]
+            words = aligned.words[example][first]
+            targets[example][first] = _begun(tags[sentence][words])
+    return make_examples(
+        aligned.tokens,
+        aligned.types,
+        token_targets={TAG: targets},
+        token_weights={TAG: [first.astype(np.float32) for first in aligned.first]},
+    )
+
+
+def loss(model: Model) -> Loss:
+    """Makes the summed negative log-likelihood of a model's tags, and their accuracy.
+
+    With `Tag` it is the cross-entropy −Σ w·log P(tag). With `TagCrf` it is −log P of
+    each example's tags among all legal sequences (Papay et al. 2022), and a weight only
+    tells whether a token has a tag. Both are divided by the number of tagged tokens, so
+    that their figures and rates can be compared; a long sentence counts for more.
+
+    The accuracy is that of each token's best tag, with `TagCrf` of the best sequence.
+    """
+
+    def sums(
+        params: Params, batch: Batch, key: jax.Array | None = None, *, train: bool
+    ) -> Sums:
+        output = model.apply(params, batch, key, train=train)
+        tags, weights = batch.targets[TAG], jnp.asarray(batch.weights[TAG])
+        if isinstance(output, TagScores):
+            emissions, transitions = _legal(output)
+            counted = weights > 0
+            weights = counted.astype(jnp.float32)
+            chains = (transitions, counted, batch.example)
+            slots = batch.ids.shape[1]
+            total = -log_likelihood(emissions, tags, *chains, slots).sum()
+            best = viterbi(emissions, *chains)
+        else:
+            logits = output.astype(jnp.float32)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, tags)
+            total = jnp.sum(weights * losses)
+            best = logits.argmax(axis=-1)
+        weight = jnp.sum(weights)
+        right = jnp.sum(weights * (best == tags).astype(jnp.float32))
+        return {"loss": Ratio(total, weight), "accuracy": Ratio(right, weight)}
+
+    return sums
+
+
+def tagger(model: Model) -> Callable[[Params, Batch], Tagged]:
+    """Makes the function of (params, batch) that gives the best legal tags, ``[B, T]``.
+
+    A tag's probability is its posterior over all legal sequences of the example.
+    """
+
+    def function(params: Params, batch: Batch) -> Tagged:
+        emissions, transitions = _legal(model.apply(params, batch, train=False))
+        chains = (transitions, jnp.asarray(batch.weights[TAG]) > 0, batch.example)
+        tags = viterbi(emissions, *chains)
+        posterior = marginals(emissions, *chains)
+        chosen = jnp.take_along_axis(posterior, tags[:, :, None], axis=2)[:, :, 0]
+        return Tagged(tags, chosen)
+
+    return function
+
+
+def decode(
+    aligned: Aligned,
+    found: Sequence[Tagged],
+    sentences: Sequence[Sequence[str]],
+    names: Sequence[str],
+) -> list[WordTags]:
+    """Leads the tokens' tags back to the words, in the data's order.
+
+    With characters for words, the further characters of a piece of B-X are I-X. One
+    that no piece covers, such as a blank, is of the entity that goes on after it, or O;
+    its probability is that of the tag after it, or 1.
+
+    Args:
+      aligned: What the examples were made of.
+      found: What `tagger` gave for the tokens of each example, in order.
+      sentences: The words.
+      names: The tags.
+    """
+    tags = [np.zeros(len(sentence), np.int32) for sentence in sentences]
+    probabilities = [np.ones(len(sentence), np.float32) for sentence in sentences]
+    covered = [np.zeros(len(sentence), bool) for sentence in sentences]
+    for example, number in enumerate(aligned.sentence):
+        first = aligned.first[example]
+        begins, ends = aligned.words[example][first], aligned.ends[example][first]
+        words = ranges(begins, ends - begins)
+        piece = np.repeat(np.arange(len(begins)), ends - begins)
+        own = np.asarray(found[example].tags)[first][piece]
+        tags[number][words] = own + (_begins(own) & (words != begins[piece]))
+        chosen = np.asarray(found[example].probabilities)[first]
+        probabilities[number][words] = chosen[piece]
+        covered[number][words] = True
+    for own, probability, seen in zip(tags, probabilities, covered, strict=True):
+        _bridge(own, probability, seen)
+    return [
+        WordTags([names[tag] for tag in own.tolist()], probability)
+        for own, probability in zip(tags, probabilities, strict=True)
+    ]
+
+
+def mentions(
+    words: Sequence[str], tagged: WordTags, *, characters: bool = False
+) -> list[dict[str, object]]:
+    """Lists a sentence's entities: type, text, where it stands and its probability.
+
+    ``words`` and ``characters`` are first and one past the last, the characters those
+    of the words joined by blanks, or by nothing if they are characters themselves. The
+    probability is that of the entity's least probable tag; that all are right is no
+    more probable.
+    """
+    between = "" if characters else " "
+    starts = np.cumsum([0, *(len(word) + len(between) for word in words)]).tolist()
+    found: list[dict[str, object]] = []
+    for begin, end, kind in entities(tagged.tags, "IOB2"):
+        text = between.join(words[begin:end])
+        found.append(
+            {
+                "type": kind,
+                "text": text,
+                "words": [begin, end],
+                "characters": [starts[begin], starts[begin] + len(text)],
+                "probability": round(float(tagged.probabilities[begin:end].min()), 6),
+            }
+        )
+    return found
+
+
+def scores(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Scores words' tags: entities by both rules of `metrics.entities`, and accuracy.
+
+    ``conlleval_f1/X`` is the F1 of type X. Between legal tags the rules agree.
+    """
+    found: dict[str, float] = {}
+    rules: dict[str, Rule] = {"conlleval": "conlleval", "strict_iob2": "IOB2"}
+    for name, rule in rules.items():
+        score = entity_scores(gold, predicted, rule)
+        found[f"{name}_f1"] = score.micro.f1
+        found[f"{name}_precision"] = score.micro.precision
+        found[f"{name}_recall"] = score.micro.recall
+        found[f"{name}_macro_f1"] = score.macro_f1
+        found |= {f"{name}_f1/{kind}": s.f1 for kind, s in score.kinds.items()}
+    return found | {"accuracy": tag_accuracy(gold, predicted)}
+
+
+def character_scores(
+    sentences: Sequence[Sequence[str]],
+    gold: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str]],
+    names: Sequence[str],
+) -> dict[str, float]:
+    """Scores characters' tags as KLUE-NER does, which leaves out blanks (`klue_ner`).
+
+    The arguments are those of `klue_ner`, with the characters themselves before them.
+    """
+
+    def seen(tags: Sequence[Sequence[str]]) -> list[list[str]]:
+        return [
+            [tag for character, tag in zip(s, own, strict=True) if character != " "]
+            for s, own in zip(sentences, tags, strict=True)
+        ]
+
+    return klue_ner(seen(gold), seen(predicted), names)
+
+
+def _legal(output: TagScores | Float[Array, "B T N"]) -> TagScores:
+    """Forbids a head's illegal steps, in float32."""
+    if not isinstance(output, TagScores):
+        return TagScores(output.astype(jnp.float32), iob2_constraints(output.shape[-1]))
+    emissions = output.emissions.astype(jnp.float32)
+    constraints = iob2_constraints(emissions.shape[-1])
+    return TagScores(emissions, jax.tree.map(jnp.add, output.transitions, constraints))
+
+
+def _begins(tags: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
+    return tags % 2 == 1
+
+
+def _inside(tags: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
+    return (tags != OUTSIDE) & (tags % 2 == 0)
+
+
+def _begun(tags: Int[np.ndarray, "_"]) -> Int[np.ndarray, "_"]:
+    """Makes each I-X that follows no X a B-X."""
+    before = np.concatenate([[OUTSIDE], tags[:-1]])
+    goes_on = (before + 1) // 2 == (tags + 1) // 2
+    return tags - (_inside(tags) & ~goes_on)
+
+
+def _bridge(
+    tags: Int[np.ndarray, "_"],
+    probabilities: Float[np.ndarray, "_"],
+    covered: Bool[np.ndarray, "_"],
+) -> None:
+    """Fills what no piece covers between two of one entity, in place."""
+    places = np.flatnonzero(covered)
+    for gap in np.flatnonzero(np.diff(places) > 1):
+        left, right = places[gap], places[gap + 1]
+        if _inside(tags[right : right + 1]).all():
+            tags[left + 1 : right] = tags[right]
+            probabilities[left + 1 : right] = probabilities[right]
+
+
+@dataclass(frozen=True)
+class Tagging:
+    """Tagging as a run's task.
+
+    Attributes:
+      crf: Scores of whole sequences (`TagCrf`) instead of each tag by itself.
+      characters: The tokens are a raw sentence's characters, blanks included, as in
+        KLUE-NER.
+      token_column: Where the tokens stand, from 0.
+      tag_column: Where the tags stand; -1 is the last column.
+    """
+
+    max_length: ClassVar[int] = 128
+    per_token: ClassVar[bool] = True
+    by_segments: ClassVar[bool] = False
+
+    crf: bool = False
+    characters: bool = False
+    token_column: int = 0
+    tag_column: int = -1
+
+    @property
+    def score(self) -> str:
+        """F1 of whole entities."""
+        return "strict_iob2_f1"
+
+    def read(
+        self,
+        files: str | Sequence[str],
+        part: str | None,
+        *,
+        on_bad: str,
+        labelled: bool,
+    ) -> TaggedSentences:
+        """Reads columns; or, without labels, plain lines of a ``.txt``."""
+        del part
+        if not labelled and isinstance(files, str) and files.endswith(".txt"):
+            return read_plain(files, characters=self.characters)
+        return read_tagged(
+            files,
+            on_bad=on_bad,
+            token_column=self.token_column,
+            tag_column=self.tag_column,
+            labelled=labelled,
+        )
+
+    def texts(self, rows: TaggedSentences) -> list[str]:
+        """The sentences."""
+        between = "" if self.characters else " "
+        return [between.join(sentence) for sentence in rows.sentences]
+
+    def labels(self, rows: TaggedSentences) -> tuple[str, ...]:
+        """The tags; there must be a type to be found."""
+        names = tag_names(rows.tags or [])
+        if len(names) < 2:
+            raise DataError(f"{rows.places[0]}: all training tags are O.")
+        if not self.characters and all(
+            len(word) == 1 for sentence in rows.sentences for word in sentence
+        ):
+            raise ConfigError(
+                f"{rows.places[0]}: all tokens are single characters. Say --characters "
+                "to have whole sentences tokenised."
+            )
+        return names
+
+    def segments(self, rows: TaggedSentences) -> Segments:
+        """There is one sentence."""
+        del rows
+        return "ignore"
+
+    def head(self, labels: Sequence[str], dropout: float) -> nn.Module:
+        """Scores tags, and with ``crf`` their sequences."""
+        return (TagCrf if self.crf else Tag)(len(labels), dropout=dropout)
+
+    def encode(
+        self,
+        text: TextEncoder,
+        rows: TaggedSentences,
+        labels: Sequence[str],
+        *,
+        max_length: int,
+        labelled: bool,
+    ) -> Encoded:
+        """One example a sentence, or several of a long one."""
+        aligned = align(
+            text, rows.sentences, max_length=max_length, characters=self.characters
+        )
+        tags = tag_ids(rows, labels) if labelled else None
+        return Encoded(featurise(aligned, tags), aligned)
+
+    def loss(self, model: Model) -> Loss:
+        """See `loss`."""
+        return loss(model)
+
+    def outputs(self, model: Model) -> Callable[..., Any]:
+        """See `tagger`."""
+        return tagger(model)
+
+    def judge(
+        self,
+        found: Sequence[Any],
+        encoded: Encoded,
+        rows: TaggedSentences,
+        labels: Sequence[str],
+        *,
+        labelled: bool,
+    ) -> Judged:
+        """The best tags of each sentence, and the entities that they make."""
+        tagged = decode(encoded.source, found, rows.sentences, labels)
+        records = [
+            {
+                "index": index,
+                "tags": sentence.tags,
+                "entities": mentions(words, sentence, characters=self.characters),
+            }
+            for index, (words, sentence) in enumerate(
+                zip(rows.sentences, tagged, strict=True)
+            )
+        ]
+        predicted = [sentence.tags for sentence in tagged]
+        answers = [" ".join(tags) for tags in predicted]
+        if not labelled or rows.tags is None:
+            return Judged(records, answers, {})
+        metrics = scores(rows.tags, predicted)
+        if self.characters:
+            metrics |= character_scores(rows.sentences, rows.tags, predicted, labels)
+        return Judged(records, answers, metrics)
+
+    def tune(self, found: Sequence[Any], encoded: Encoded, rows: Any) -> dict[str, Any]:
+        """There is nothing to tune."""
+        del found, encoded, rows
+        return {}
+
+    def write(self, file: Path, judged: Judged, rows: TaggedSentences) -> None:
+        """Writes the input's columns and the tags as the last one."""
+        write_tagged(file, rows, [record["tags"] for record in judged.records])
+
+
+def read_plain(file: str, *, characters: bool) -> TaggedSentences:
+    """Reads one sentence a line, cut into words or characters, without tags.
+
+    Raises:
+      DataError: The file is missing, is no UTF-8, or holds no sentence.
+    """
+    lines = read_text(Path(file)).split("\n")
+    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise DataError(f"{file}: there is no sentence.")
+    cut = list if characters else partial(split_words, lowercase=False)
+    sentences = [cut(line.strip()) for _, line in numbered]
+    return TaggedSentences(
+        sentences=sentences,
+        tags=None,
+        places=[f"{file}:{number}" for number, _ in numbered],
+        lines=sentences,
+        comments=[[] for _ in sentences],
+        scheme=None,
+    )
