@@ -1,0 +1,400 @@
+"""ELMo: a language model in both directions, and the mix of its layers.
+
+Peters et al. 2018, https://arxiv.org/abs/1802.05365. LSTMs that run from left to right
+give log p(t_k | t_1 … t_{k−1}), others from right to left log p(t_k | t_{k+1} … t_N);
+they share the words' vectors and the softmax. On an axis of directions, 0 is forward.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from tl_jax.models.batch import Array, Batch
+from tl_jax.models.char_cnn import CharCnn, Filters
+from tl_jax.models.dropout import Noise, dropout
+from tl_jax.models.heads import HEAD_PLACE
+from tl_jax.models.layers import Embed, Features
+from tl_jax.models.projected_lstm import ProjectedLstm, State
+
+DIRECTIONS = ("forward", "backward")
+_FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
+
+
+@dataclass(frozen=True)
+class ElmoConfig:
+    """Sizes and choices of the biLM; the defaults are the released "original" model.
+
+    Attributes:
+      input: Whether words are read by their characters or looked up by their ids.
+      vocab_size: Words that have an id; rows of the embedding of ``words`` input.
+      num_characters: As in `CharCnn`, like the next four.
+      character_size: Width of a character.
+      filters: (characters that a filter spans, number of such filters).
+      num_highways: Highway layers.
+      activation: Of the convolutions.
+      max_characters: Characters of a word, C, its marks and padding included.
+      projection_size: Width of a word and of one direction of a layer, P.
+      cell_size: Width of an LSTM's cell, H.
+      num_layers: LSTM layers, L.
+      cell_clip: Bound of the cells; None means that there is none.
+      projection_clip: Bound of the hidden states, likewise.
+      use_skip_connections: From layer 2 on, adds a layer's input to its output.
+      dropout: Dropout of the input of each LSTM, and of what the softmax reads.
+      dtype: Type of activations; parameters stay float32.
+    """
+
+    input: Literal["characters", "words"] = "characters"
+    vocab_size: int = 793471
+    num_characters: int = 261
+    character_size: int = 16
+    filters: Filters = _FILTERS
+    num_highways: int = 2
+    activation: Literal["relu", "tanh"] = "relu"
+    max_characters: int = 50
+    projection_size: int = 512
+    cell_size: int = 4096
+    num_layers: int = 2
+    cell_clip: float | None = 3.0
+    projection_clip: float | None = 3.0
+    use_skip_connections: bool = True
+    dropout: float = 0.1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class Carry(NamedTuple):
+    """What the LSTMs remember of the tokens before a batch, one state a row.
+
+    Attributes:
+      cell: Of every layer and direction.
+      hidden: Likewise.
+    """
+
+    cell: Float[Array, "L 2 B H"]
+    hidden: Float[Array, "L 2 B P"]
+
+
+def zero_carry(config: ElmoConfig, rows: int) -> Carry:
+    """Returns the state that remembers nothing."""
+    c = config
+    shape = c.num_layers, len(DIRECTIONS), rows
+    return Carry(
+        jnp.zeros((*shape, c.cell_size), c.dtype),
+        jnp.zeros((*shape, c.projection_size), c.dtype),
+    )
+
+
+class BiLm(nn.Module):
+    """Maps words to the states of every layer, and a state to the state after them.
+
+    ``layers[0]`` is the words' vectors twice over and ``layers[l]`` joins the l-th LSTM
+    of both directions: each is ``[B, T, 2P]``. It is for the caller to put sentence
+    boundaries around the words; here they are words like any other.
+    """
+
+    config: ElmoConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        example: Int[Array, "B T"],
+        characters: Int[Array, "W C"] | None = None,
+        carry: Carry | None = None,
+        noise: Noise | None = None,
+    ) -> tuple[Features, Carry]:
+        """Reads rows of words.
+
+        Args:
+          tokens: Ids of words; with ``characters`` input, rows of ``characters``.
+          example: Which example of its row a token belongs to, 0 = padding. No example
+            sees another, nor the padding.
+          characters: Those of the batch's distinct words.
+          carry: The state that each example of a row begins from. By default it is
+            zero: stateless. ELMo's published results had states that were carried on
+            from batch to batch; a row that continues another is one example.
+          noise: Switches dropout on.
+
+        Returns:
+          The features, and each row's state after the last token read: the last of the
+          row forward, the first backward.
+
+        Raises:
+          ValueError: There are no characters, and the config asks for them.
+        """
+        c = self.config
+        words, table = self._embed(tokens, characters)
+        carry = zero_carry(c, len(tokens)) if carry is None else carry
+        layers, ends = [jnp.concatenate([words, words], axis=-1)], []
+        states = [words, words]
+        for layer in range(c.num_layers):
+            for way, name in enumerate(DIRECTIONS):
+                lstm = ProjectedLstm(
+                    c.projection_size,
+                    c.cell_size,
+                    c.cell_clip,
+                    c.projection_clip,
+                    reverse=name == "backward",
+                    name=f"lstm_{layer}_{name}",
+                )
+                place = len(DIRECTIONS) * layer + way
+                inputs = dropout(states[way], c.dropout, noise, place)
+                start = State(carry.cell[layer, way], carry.hidden[layer, way])
+                outputs, end = lstm(inputs, example, start)
+                skip = layer > 0 and c.use_skip_connections
+                states[way] = inputs + outputs if skip else outputs
+                ends.append(end)
+            layers.append(jnp.concatenate(states, axis=-1))
+        shape = c.num_layers, len(DIRECTIONS), len(tokens), -1
+        cells, hiddens = zip(*ends, strict=True)
+        end = Carry(*(jnp.stack(x).reshape(shape) for x in (cells, hiddens)))
+        return Features(tuple(layers), None, table), end
+
+    def _embed(
+        self, tokens: Int[Array, "B T"], characters: Int[Array, "W C"] | None
+    ) -> tuple[Float[Array, "B T P"], Float[Array, "V P"] | None]:
+        c = self.config
+        if c.input == "words":
+            stddev = c.projection_size**-0.5
+            embed = Embed(c.vocab_size, c.projection_size, stddev, name="words")
+            return embed(tokens).astype(c.dtype), embed.embedding
+        if characters is None:
+            raise ValueError(
+                "This biLM reads words by their characters: pass those of the batch's "
+                "distinct words, `characters`, and let `tokens` be their rows."
+            )
+        distinct = CharCnn(
+            c.projection_size,
+            c.num_characters,
+            c.character_size,
+            c.filters,
+            c.num_highways,
+            c.activation,
+            c.dtype,
+            name="characters",
+        )(characters)
+        return jnp.take(distinct, tokens, axis=0, mode="clip"), None
+
+
+def mix(
+    layers: tuple[Float[Array, "B T D"], ...],
+    s: Float[Array, " N"],
+    gamma: Float[Array, ""],
+    *,
+    norm: Bool[Array, "B T"] | None = None,
+) -> Float[Array, "B T D"]:
+    """γ·Σ_j softmax(s)_j h_j (Peters et al. 2018, equation 1).
+
+    Args:
+      layers: h_0 … h_{N−1}.
+      s: One weight a layer, before the softmax.
+      gamma: γ.
+      norm: True where a real token stands. If given, each layer first gets mean 0 and
+        variance 1 over all real tokens of the batch together, which is how AllenNLP's
+        ``do_layer_norm`` has it: the result then depends on the rest of the batch.
+    """
+    if norm is not None:
+        layers = tuple(_normalise(layer, norm) for layer in layers)
+    weights = jax.nn.softmax(s)
+    return gamma * sum(weights[j] * layer for j, layer in enumerate(layers))
+
+
+def _normalise(x: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Array:
+    real = mask[:, :, None]
+    count = jnp.maximum(real.sum() * x.shape[-1], 1)
+    wide = x.astype(jnp.float32)
+    centred = wide - jnp.where(real, wide, 0).sum() / count
+    variance = jnp.where(real, jnp.square(centred), 0).sum() / count
+    return (centred / jnp.sqrt(variance + 1e-12)).astype(x.dtype)
+
+
+class Mix(nn.Module):
+    """`mix` with s and γ to be learnt, which start at 0 and 1: the layers' mean."""
+
+    compat_norm: bool = False
+
+    @nn.compact
+    def __call__(
+        self, features: Features, mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B T D"]:
+        """Mixes layers of one width; ``mask`` is read if ``compat_norm`` is set."""
+        count = len(features.layers)
+        s = self.param("s", nn.initializers.zeros, (count,), jnp.float32)
+        gamma = self.param("gamma", nn.initializers.ones, (), jnp.float32)
+        dtype = features.layers[0].dtype
+        norm = mask if self.compat_norm else None
+        return mix(features.layers, s.astype(dtype), gamma.astype(dtype), norm=norm)
+
+
+class WordSoftmax(NamedTuple):
+    """What a loss over the vocabulary needs: `logits`, `full_softmax` and so on.
+
+    Attributes:
+      states: Of the top layer, by direction.
+      kernel: One vector a word, for both directions.
+      bias: One number a word.
+    """
+
+    states: Float[Array, "2 B T P"]
+    kernel: Float[Array, "V P"]
+    bias: Float[Array, " V"]
+
+
+class LanguageModel(nn.Module):
+    """Scores the words before and after each token by one softmax for both directions.
+
+    The logits ``[2, B, T, V]`` are not made here: a large vocabulary is sampled.
+
+    Attributes:
+      vocab_size: Number of words, V, the most frequent first if it is to be sampled.
+      tied: Takes the word embedding for the kernel, which ``words`` input has.
+      dropout: Dropout of the states.
+    """
+
+    vocab_size: int
+    tied: bool = False
+    dropout: float = 0.1
+
+    @nn.compact
+    def __call__(
+        self, features: Features, batch: Batch, noise: Noise | None = None
+    ) -> WordSoftmax:
+        """Splits the top layer by direction, beside the softmax's parameters.
+
+        Raises:
+          ValueError: ``tied``, and there is no word embedding, or not of this size.
+        """
+        del batch
+        top = features.layers[-1]
+        states = [
+            dropout(half, self.dropout, noise, HEAD_PLACE + way)
+            for way, half in enumerate(jnp.split(top, len(DIRECTIONS), axis=-1))
+        ]
+        shape = self.vocab_size, states[0].shape[-1]
+        if not self.tied:
+            init = nn.initializers.normal(shape[1] ** -0.5)
+            kernel = self.param("kernel", init, shape, jnp.float32)
+        elif features.embedding is not None and features.embedding.shape == shape:
+            kernel = features.embedding
+        else:
+            raise ValueError(
+                f"LanguageModel(tied=True) needs a word embedding of shape {shape}. "
+                "Only a biLM with input='words' has one; else leave `tied` out."
+            )
+        bias = self.param("bias", nn.initializers.zeros, shape[:1], jnp.float32)
+        return WordSoftmax(jnp.stack(states), kernel, bias)
+
+
+def neighbours(
+    words: Int[Array, "B T"], example: Int[Array, "B T"]
+) -> tuple[Int[Array, "2 B T"], Bool[Array, "2 B T"]]:
+    """Finds the word that each token predicts: the next one forward, the last backward.
+
+    Returns:
+      Those words, and whether there is one in the token's own example. Both directions
+      have equally many, so that ½(forward + backward) is the mean over all of them.
+    """
+    inside = (example[:, 1:] == example[:, :-1]) & (example[:, 1:] > 0)
+    ahead, behind = ((0, 0), (0, 1)), ((0, 0), (1, 0))
+    targets = jnp.stack([jnp.pad(words[:, 1:], ahead), jnp.pad(words[:, :-1], behind)])
+    return targets, jnp.stack([jnp.pad(inside, ahead), jnp.pad(inside, behind)])
+
+
+def logits(
+    states: Float[Array, "*M P"], kernel: Float[Array, "V P"], bias: Float[Array, " V"]
+) -> Float[Array, "*M V"]:
+    """Scores every word after (or before) each state, in float32."""
+    scores = jnp.einsum(
+        "...P,VP->...V",
+        states,
+        kernel.astype(states.dtype),
+        preferred_element_type=jnp.float32,
+    )
+    return scores + bias.reshape((1,) * (states.ndim - 1) + (-1,))
+
+
+def full_softmax(
+    states: Float[Array, "*M P"],
+    targets: Int[Array, "*M"],
+    kernel: Float[Array, "V P"],
+    bias: Float[Array, " V"],
+) -> Float[Array, "*M"]:
+    """−log P(target), over the whole vocabulary."""
+    scores = logits(states, kernel, bias)
+    wanted = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(scores, axis=-1) - wanted
+
+
+class Negatives(NamedTuple):
+    """Distinct words that were drawn for a sampled softmax.
+
+    Attributes:
+      words: Their ids.
+      tries: How long it was drawn until they were that many; infinite if all were.
+    """
+
+    words: Int[Array, " N"]
+    tries: Float[Array, ""]
+
+
+def draw_negatives(key: jax.Array, count: int, vocab_size: int) -> Negatives:
+    """Draws ``count`` distinct words one by one from Zipf's law.
+
+    P(k) = (log(k + 2) − log(k + 1)) / log(V + 1), for a vocabulary with the most
+    frequent words first. Words arrive at times that are exponential with rates P(k),
+    so the first ``count`` of them are such draws without replacement; ``tries`` is the
+    arrival of the next one (Kool et al. 2019, https://arxiv.org/abs/1903.06059).
+
+    Raises:
+      ValueError: There are not so many words.
+    """
+    if not 0 < count <= vocab_size:
+        raise ValueError(f"{count} negatives cannot be drawn from {vocab_size} words.")
+    rates = log_uniform(jnp.arange(vocab_size), vocab_size)
+    arrivals = jax.random.exponential(key, (vocab_size,)) / rates
+    times, words = jax.lax.top_k(-arrivals, min(count + 1, vocab_size))
+    tries = -times[-1] if count < vocab_size else jnp.array(jnp.inf)
+    return Negatives(words[:count], tries)
+
+
+def log_uniform(words: Int[Array, "*M"], vocab_size: int) -> Float[Array, "*M"]:
+    """P(k) of `draw_negatives`."""
+    # log((k + 2) / (k + 1)) without the cancellation that large k would bring.
+    return jnp.log1p(1 / (words + 1)) / jnp.log(vocab_size + 1)
+
+
+def sampled_softmax(
+    states: Float[Array, "*M P"],
+    targets: Int[Array, "*M"],
+    kernel: Float[Array, "V P"],
+    bias: Float[Array, " V"],
+    negatives: Negatives,
+) -> Float[Array, "*M"]:
+    """−log P(target | the target or one of the negatives), as TensorFlow has it.
+
+    Logits are lowered by the log of the chance of having been drawn, 1 − e^(−tries·P).
+    That makes it a conditional likelihood whose optimum is the full softmax's (Bengio &
+    Senécal 2008; tensorflow.org/extras/candidate_sampling.pdf). A negative that is the
+    target itself counts once.
+    """
+    vocab_size = len(kernel)
+
+    def log_chance(words: Int[Array, "*M"]) -> Float[Array, "*M"]:
+        expected = negatives.tries * log_uniform(words, vocab_size)
+        return jnp.log(-jnp.expm1(-expected))
+
+    def rows(words: Int[Array, "*M"]) -> tuple[Array, Array]:
+        corrected = jnp.take(bias, words, axis=0) - log_chance(words)
+        return jnp.take(kernel, words, axis=0), corrected
+
+    drawn = negatives.words
+    others = logits(states, *rows(drawn))
+    vectors, corrected = rows(targets)
+    wanted = (states.astype(jnp.float32) * vectors).sum(axis=-1) + corrected
+    same = targets[..., None] == drawn.reshape((1,) * targets.ndim + (-1,))
+    others = jnp.where(same, jnp.finfo(others.dtype).min, others)
+    every = jnp.concatenate([wanted[..., None], others], axis=-1)
+    return jax.nn.logsumexp(every, axis=-1) - wanted
