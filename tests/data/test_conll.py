@@ -128,10 +128,10 @@ def test_bom_crlf_and_odd_blanks(write):
 
 
 def test_tokens_alone(write, tmp_path):
-    data = read_tagged(write("a.txt", "the\nman\n\n#1\n# \n"), labelled=False)
-    assert data.sentences == [["the", "man"], ["#1", "#"]]
+    data = read_tagged(write("a.txt", "the\n\u3000\n\n#1\n# \n"), labelled=False)
+    assert data.sentences == [["the", "\u3000"], ["#1", "#"]]
     write_tagged(tmp_path / "out", data, [["O", "B-X"], ["O", "O"]])
-    assert (tmp_path / "out").read_text() == "the O\nman B-X\n\n#1 O\n#  O\n\n"
+    assert (tmp_path / "out").read_text() == "the O\n\u3000 B-X\n\n#1 O\n#  O\n\n"
 
 
 def test_several_files_are_one(write):

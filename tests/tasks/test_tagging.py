@@ -403,6 +403,13 @@ def test_mentions_stand_where_they_are_said_to():
     assert (raw["text"], raw["characters"]) == ("김 치", [0, 3])
 
 
+def test_blanks_are_not_scored():
+    gold, predicted = [["B-A", "I-A", "O"]], [["B-A", "B-B", "O"]]
+    perfect = {"entity_macro_f1": 1, "character_macro_f1": 1}
+    assert character_scores(["a b"], gold, predicted, NAMES) == perfect
+    assert character_scores(["a\u3000b"], gold, predicted, NAMES) != perfect
+
+
 def test_scores_name_their_rules():
     gold = [["I-A", "B-B", "O"]]
     found = scores(gold, [["B-A", "B-B", "B-B"]])
