@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_runs import NEGATIVE, POSITIVE, sentences
 
 from tl_jax.data.conll import read_tagged
 from tl_jax.data.propbank import read_propositions
 from tl_jax.files.errors import ConfigError, DataError
+from tl_jax.interop.huggingface import load_bert_model
+from tl_jax.models.heads import Span
 from tl_jax.runs import evaluate as opened
 from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.export import export
 from tl_jax.runs.finetune import finetune
 
 
@@ -196,6 +200,20 @@ def test_tokens_are_learnt_scored_predicted_and_verified(
     lines = tmp_path / "predicted.jsonl"
     assert opened.predict(run, str(dev), lines) == 50
     assert len(lines.read_text().splitlines()) == 50
+
+
+def test_a_span_model_is_exported_as_it_is(tiny: Path, tmp_path: Path) -> None:
+    train = tmp_path / "train.json"
+    write_questions(train, 16, 0)
+    config = FinetuneConfig(
+        "span", (str(train),), str(train), str(tiny / "bert"), epochs=1, devices=1
+    )
+    finetune(config, tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "folder")
+    model, params = load_bert_model(tmp_path / "folder")
+    assert isinstance(model.head, Span)
+    kernel = opened.open_run(tmp_path / "run").params["head"]["output"]["kernel"]
+    np.testing.assert_array_equal(params["head"]["output"]["kernel"], kernel)
 
 
 def test_values_that_are_no_numbers_are_placed(tiny: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from tl_jax.files.errors import ConfigError
 from tl_jax.interop.huggingface import save_bert
 from tl_jax.models.bert import Bert
+from tl_jax.models.heads import Classify, Tag
 from tl_jax.runs.evaluate import open_run
 from tl_jax.text.subwords import Tokenizer
 
@@ -22,7 +23,8 @@ def export(run: Path, folder: Path) -> None:
         raise ConfigError(
             f"{run} was trained on word vectors, for which transformers has no model."
         )
-    if encoder.config.pooling != "pooler":
+    head = opened.model.head
+    if isinstance(head, Classify) and encoder.config.pooling != "pooler":
         raise ConfigError(
             f"{run} pools by {encoder.config.pooling}; transformers' classifier reads "
             "the pooler. Fine-tune with --pooling pooler to export."
@@ -31,7 +33,7 @@ def export(run: Path, folder: Path) -> None:
         folder,
         encoder.config,
         opened.params,
-        opened.model.head,
-        labels=opened.setup.labels,
+        head,
+        labels=opened.setup.labels if isinstance(head, Classify | Tag) else (),
         tokenizer=opened.text,
     )
