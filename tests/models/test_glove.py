@@ -1,0 +1,99 @@
+import jax
+import numpy as np
+import pytest
+
+from tl_jax.models import glove
+from tl_jax.models.glove import Entries
+
+VOCABULARY, SIZE, RATE, X_MAX, ALPHA = 7, 4, 0.05, 10.0, 0.75
+STEP = jax.jit(glove.train_step, static_argnums=(2, 3, 4))
+
+
+def state_of(seed=0, scale=1.0):
+    draw = np.random.default_rng(seed)
+    shape = (2 * VOCABULARY, SIZE + 1)
+    return {
+        "weights": (scale * draw.normal(size=shape)).astype(np.float32),
+        "squares": draw.uniform(1, 3, shape).astype(np.float32),
+    }
+
+
+def official(state, entries):
+    """The update of glove.c, entry by entry in float64; returns the cost too."""
+    w, g = (state[n].astype(np.float64).copy() for n in ("weights", "squares"))
+    cost = 0.0
+    for i, context, x in entries:
+        j = VOCABULARY + context
+        diff = w[i, :-1] @ w[j, :-1] + w[i, -1] + w[j, -1] - np.log(x)
+        fdiff = diff if x > X_MAX else (x / X_MAX) ** ALPHA * diff
+        cost += 0.5 * fdiff * diff
+        step_i = RATE * np.clip(fdiff * w[j, :-1], -100, 100)
+        step_j = RATE * np.clip(fdiff * w[i, :-1], -100, 100)
+        for row, step in ((i, step_i), (j, step_j)):
+            w[row, :-1] -= step / np.sqrt(g[row, :-1])
+            g[row, :-1] += step**2
+            w[row, -1] -= fdiff / np.sqrt(g[row, -1])
+            g[row, -1] += fdiff**2
+    return {"weights": w, "squares": g}, cost
+
+
+def entries_of(triples, size=4):
+    rows = np.zeros((size, 3))
+    rows[: len(triples)] = triples
+    return Entries(
+        rows[:, 0].astype(np.int32),
+        rows[:, 1].astype(np.int32),
+        rows[:, 2].astype(np.float32),
+    )
+
+
+def taken(state, entries):
+    return STEP(state, entries, RATE, X_MAX, ALPHA)
+
+
+@pytest.mark.parametrize("scale", [0.5, 8.0])
+def test_entries_of_distinct_words_move_as_in_the_official_code(scale):
+    triples = [(0, 3, 2.5), (5, 1, 0.1), (2, 2, 40.0)]  # and one of padding
+    state = state_of(scale=scale)
+    new, (cost, count) = taken(state, entries_of(triples))
+    expected, expected_cost = official(state, triples)
+    for name, values in expected.items():
+        np.testing.assert_allclose(new[name], values, rtol=2e-5, atol=1e-5)
+    assert float(cost) == pytest.approx(expected_cost, rel=1e-5)
+    assert count == 3
+    if scale == 8.0:  # something was clipped
+        moves = np.sqrt(np.asarray(new["squares"]) - state["squares"])
+        assert moves[:, :-1].max() == pytest.approx(RATE * 100, rel=1e-4)
+
+
+def test_a_word_in_several_entries_moves_by_their_mean():
+    state = state_of(1, 0.5)
+    new, _ = taken(state, entries_of([(1, 0, 3.0), (1, 2, 7.0)]))
+    apart = [official(state, [t])[0] for t in [(1, 0, 3.0), (1, 2, 7.0)]]
+    for name in ("weights", "squares"):
+        moved = np.mean([a[name][1] - state[name][1] for a in apart], axis=0)
+        np.testing.assert_allclose(new[name][1], state[name][1] + moved, rtol=1e-4)
+
+
+def test_many_steps_are_steps_one_after_the_other():
+    state = state_of(2, 0.5)
+    triples = [[(0, 3, 2.5), (5, 1, 0.1)], [(0, 1, 4.0), (6, 6, 90.0)]]
+    both = jax.tree.map(lambda *x: np.stack(x), *map(entries_of, triples))
+    new, (cost, count) = jax.jit(glove.train_steps, static_argnums=(2, 3, 4))(
+        state, both, RATE, X_MAX, ALPHA
+    )
+    expected, expected_cost = official(state, triples[0] + triples[1])
+    for name, values in expected.items():
+        np.testing.assert_allclose(new[name], values, rtol=2e-5, atol=1e-5)
+    assert float(cost) == pytest.approx(expected_cost, rel=1e-5) and count == 4
+
+
+def test_start_and_result_are_the_official_ones():
+    state = glove.init(jax.random.key(0), 300, 9)
+    drawn = np.asarray(state["weights"])
+    assert drawn.shape == (600, 10) and abs(drawn).max() <= 0.05
+    assert drawn.std() == pytest.approx(0.1 / np.sqrt(12), rel=0.05)
+    assert (np.asarray(state["squares"]) == 1).all()
+    np.testing.assert_array_equal(
+        glove.vectors(state), drawn[:300, :9] + drawn[300:, :9]
+    )

@@ -1,0 +1,110 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tl_jax.files.errors import ConfigError, NonFiniteError
+from tl_jax.interop.word_vectors import read_word_vectors
+from tl_jax.runs.pretrain_vectors import PretrainVectorsConfig, pretrain_vectors
+from tl_jax.training.log import read_log, without_clock
+
+SIZE = 12
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Sentences of two topics; one word in ten is of the other one."""
+    draw = np.random.default_rng(0)
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    topics = [[f"{name}{k}" for k in range(8)] for name in ("cat", "car")]
+    lines = []
+    for n in range(600):
+        foreign = (draw.random(9) < 0.1).astype(int)
+        lines.append(" ".join(topics[(n + f) % 2][draw.integers(8)] for f in foreign))
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def config_of(method, text, **changes):
+    given = {"size": SIZE, "window": 3, "learning_rate": 0.1, "sample": 0.0}
+    return PretrainVectorsConfig((str(text),), method, **(given | changes))
+
+
+# gensim leaves files without a header open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("method", ["skipgram", "glove"])
+def test_words_of_a_topic_come_together_and_files_hold_the_vectors(
+    tmp_path, text, method
+):
+    judged = tmp_path / "pairs.tsv"
+    judged.write_text(
+        "cat0\tcat1\t9\ncar2\tcar3\t9\ncat4\tcar4\t1\ncat5\tcar5\t1\nCAT6\tcar6\t1\n"
+        "cat0\tdog\t5\n"
+    )
+    epochs = 10
+    given = {"similarity": (str(judged),), "epochs": epochs, "x_max": 10.0}
+    config = config_of(method, text, **given)
+    results = pretrain_vectors(config, tmp_path / "run")
+    assert results == json.loads((tmp_path / "run/results.json").read_text())
+    # 2 of 5 pairs tie at the top: the best ρ is that of the gold's own ties.
+    assert results["similarity"]["pairs"]["covered"] == 5
+    assert results["similarity"]["pairs"]["spearman"] > 0.8
+    assert (results["words"], results["tokens"]) == (16, 5400)
+    log = read_log(tmp_path / "run/metrics.jsonl")
+    assert log[-1]["loss"] < 0.9 * log[0]["loss"]
+    assert [r["step"] for r in log] == sorted({r["step"] for r in log})
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    assert run["config"]["window"] == 3 and run["config"]["epochs"] == epochs
+    expected = ["glove.txt", "metrics.jsonl", "results.json", "run.json"]
+    names = sorted(p.name for p in (tmp_path / "run").iterdir() if p.name != ".lock")
+    assert names == [*expected, "word2vec.txt"]
+    with_header = read_word_vectors(tmp_path / "run/word2vec.txt")
+    without = read_word_vectors(tmp_path / "run/glove.txt", kind="glove")
+    assert with_header.words == without.words and len(without.words) == 16
+    np.testing.assert_array_equal(with_header.vectors, without.vectors)
+    keyed = pytest.importorskip("gensim.models").KeyedVectors
+    for name, header in (("word2vec.txt", False), ("glove.txt", True)):
+        theirs = keyed.load_word2vec_format(
+            str(tmp_path / "run" / name), no_header=header
+        )
+        assert tuple(theirs.index_to_key) == without.words
+        np.testing.assert_array_equal(theirs.vectors, without.vectors)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        pretrain_vectors(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", ["skipgram", "glove"])
+def test_the_same_seed_gives_the_same_bytes(tmp_path, text, method):
+    config = config_of(method, text, epochs=1)
+    seeds = (0, 0, 1)
+    files = [
+        pretrain_vectors(replace(config, seed=seed), tmp_path / str(n))["files"]
+        for n, seed in enumerate(seeds)
+    ]
+    assert files[0] == files[1]
+    assert files[0]["word2vec.txt"] != files[2]["word2vec.txt"]
+    logs = [without_clock(read_log(tmp_path / n / "metrics.jsonl")) for n in "01"]
+    assert logs[0] == logs[1]
+
+
+def test_skipgrams_rate_falls_linearly(tmp_path, text):
+    pretrain_vectors(config_of("skipgram", text, epochs=4), tmp_path / "run")
+    rates = [r["learning_rate"] for r in read_log(tmp_path / "run/metrics.jsonl")]
+    np.testing.assert_allclose(rates, [0.1, 0.075, 0.05, 0.025], rtol=1e-6)
+
+
+def test_wrong_options_are_told_together(tmp_path, text):
+    config = config_of("glove", text, size=0, x_max=-1.0, epochs=0)
+    with pytest.raises(ConfigError) as caught:
+        pretrain_vectors(config, tmp_path / "run")
+    for name in ("size", "x_max", "epochs"):
+        assert name in str(caught.value)
+
+
+def test_a_loss_that_is_not_finite_stops_it(tmp_path, text):
+    config = config_of("glove", text, learning_rate=1e30, epochs=5)
+    with pytest.raises(NonFiniteError, match="lower --learning-rate"):
+        pretrain_vectors(config, tmp_path / "run")
+    assert not (tmp_path / "run/word2vec.txt").exists()
