@@ -257,6 +257,21 @@ def test_masked_lm_follows_its_formula():
     np.testing.assert_allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+def test_listed_tokens_get_the_scores_that_they_get_among_all():
+    draw = np.random.default_rng(1)
+    states = draw.normal(size=(5, LENGTH, 8)).astype(np.float32)
+    table = draw.normal(size=(VOCABULARY, 8)).astype(np.float32)
+    features, batch = Features((states,), None, table), rows_of(PADDED)
+    head = heads.MaskedLanguageModel()
+    params = {"params": drawn(head.init(jax.random.key(0), features, batch)["params"])}
+    columns = draw.integers(0, LENGTH, (5, 3)).astype(np.int32)
+    listed = replace(batch, targets={heads.SCORED: columns})
+    every = np.asarray(head.apply(params, features, batch))
+    some = head.apply(params, features, listed)
+    wanted = np.stack([every[row, columns[row]] for row in range(5)])
+    np.testing.assert_allclose(some, wanted, rtol=0, atol=TOLERANCE)
+
+
 def test_the_tied_table_gets_the_gradient_of_both_its_uses():
     model = compose(Bert(BERT), heads.MaskedLanguageModel())
     batch = rows_of(PADDED)

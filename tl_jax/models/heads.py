@@ -19,6 +19,9 @@ from tl_jax.models.layers import Dense, Features, LayerNorm
 
 # The heads' dropout masks are drawn far from every encoder's layers.
 HEAD_PLACE = 1 << 16
+# A batch's target of this name lists the columns of the tokens that masked-LM heads
+# score, ``[B, Q]``; without it they score every token, ``Q = T``.
+SCORED = "scored"
 
 
 class Classify(nn.Module):
@@ -132,7 +135,9 @@ class Span(nn.Module):
 class MaskedLanguageModel(nn.Module):
     """LayerNorm(act(T·Wᵀ + c))·Eᵀ + b, E the encoder's own word embedding (tied).
 
-    Devlin et al. 2019, section 3.1. All tokens are scored; the loss weighs them.
+    Devlin et al. 2019, section 3.1. Where the batch lists the tokens to be scored
+    (`SCORED`), nothing is computed for the others: of BERT-base's step, the scores of
+    all tokens would be a fifth.
 
     Attributes:
       activation: As in `BertConfig`; released weights use the encoder's.
@@ -147,13 +152,13 @@ class MaskedLanguageModel(nn.Module):
     @nn.compact
     def __call__(
         self, features: Features, batch: Batch, noise: Noise | None = None
-    ) -> Float[Array, "B T V"]:
-        """Scores the vocabulary at every token; nothing is dropped out.
+    ) -> Float[Array, "B Q V"]:
+        """Scores the vocabulary at every listed token; nothing is dropped out.
 
         Raises:
           ValueError: The representation has no word embedding to tie to.
         """
-        del batch, noise
+        del noise
         table = features.embedding
         if table is None:
             raise ValueError(
@@ -162,6 +167,8 @@ class MaskedLanguageModel(nn.Module):
             )
         vocabulary, width = table.shape
         states = features.layers[-1]
+        if (columns := batch.targets.get(SCORED)) is not None:
+            states = jnp.take_along_axis(states, columns[:, :, None], axis=1)
         rows, length, _ = states.shape
         flat = states.reshape(rows * length, -1)
         transform = Dense(width, self.initializer_range, name="transform")
@@ -207,7 +214,7 @@ class PretrainLogits(NamedTuple):
       next_sentence: Of `NextSentence`.
     """
 
-    masked_lm: Float[Array, "B T V"]
+    masked_lm: Float[Array, "B Q V"]
     next_sentence: Float[Array, "B S 2"]
 
 
@@ -225,7 +232,7 @@ class Pretrain(nn.Module):
     def __call__(
         self, features: Features, batch: Batch, noise: Noise | None = None
     ) -> PretrainLogits:
-        """Scores every token's vocabulary and every slot's next sentence."""
+        """Scores every listed token's vocabulary and every slot's next sentence."""
         masked_lm = MaskedLanguageModel(
             self.activation,
             self.layer_norm_eps,

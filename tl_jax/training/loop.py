@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tl_jax.data.stream import TrainingStream, prefetch
+from tl_jax.data.stream import prefetch
 from tl_jax.files.atomic import write_json
 from tl_jax.files.errors import NonFiniteError
 from tl_jax.metrics.sums import Loss, Sums, mean
@@ -59,6 +59,20 @@ class Display(Protocol):
         ...
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """The batches of a training by step, such as those of `TrainingStream`."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps an epoch."""
+        ...
+
+    def batch(self, step: int) -> Batch:
+        """Returns the batch of a step, counted from 0, as numpy arrays."""
+        ...
+
+
 @dataclass(frozen=True)
 class Training:
     """What is trained on what, and how; nothing here changes while it runs.
@@ -78,7 +92,7 @@ class Training:
     """
 
     loss: Loss
-    stream: TrainingStream
+    stream: Stream
     stages: tuple[Stage, ...]
     schedule: optax.Schedule
     total_steps: int
