@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from tl_jax.data.examples import concatenate, make_examples, ranges
+from tl_jax.data.examples import TokenInputs, concatenate, make_examples, ranges
 from tl_jax.files.errors import DataError
 
 
@@ -80,3 +82,19 @@ def test_all_misfits_are_told_at_once():
 def test_ranges_joins_aranges():
     starts, lengths = np.array([4, 0, 9]), np.array([2, 0, 3])
     np.testing.assert_array_equal(ranges(starts, lengths), [4, 5, 9, 10, 11])
+
+
+def test_concatenated_inputs_keep_their_own_tables():
+    parts = [
+        replace(
+            make_examples([[7, 8], [9]]),
+            inputs=TokenInputs(np.array(rows), {"characters": np.array(table)}),
+        )
+        for rows, table in (([1, 0, 1], [[1], [2]]), ([0, 0, 2], [[3], [4], [5]]))
+    ]
+    inputs = concatenate(parts).inputs
+    assert inputs is not None
+    found = inputs.tables["characters"][inputs.index][:, 0]
+    assert found.tolist() == [2, 1, 2, 3, 3, 5]
+    with pytest.raises(DataError, match="different inputs"):
+        concatenate([parts[0], make_examples([[1]])])

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_jax.data.examples import Examples, make_examples
+from tl_jax.data.examples import Examples, TokenInputs, make_examples
 from tl_jax.data.packing import Layout, fit, pack, place
 from tl_jax.files.errors import ConfigError, DataError
 
@@ -171,3 +173,24 @@ def test_what_cannot_be_laid_is_refused():
         pack(store, [0, 1, 2], Layout(), batch_size=2)
     with pytest.raises(ConfigError, match="1 or more"):
         Layout(max_length=0)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_inputs_are_looked_up_for_every_token(packed):
+    plain = store_of([3, 1, 5])
+    rows = np.array([2, 0, 1, 1, 0, 0, 2, 2, 1])
+    tables = {
+        "characters": np.arange(6).reshape(3, 2),
+        "states": np.linspace(1, 2, 12).reshape(3, 2, 2),
+    }
+    examples = replace(plain, inputs=TokenInputs(rows, tables))
+    batch = pack(examples.subset([2, 1, 0]), [2, 0], Layout(packed, max_length=8))
+    kinds = {name: x.dtype for name, x in batch.inputs.items()}
+    assert kinds == {"characters": np.int32, "states": np.float32}
+    for number, wanted in ((500, rows[:3]), (502, rows[4:])):
+        row, slot = np.argwhere(batch.ids == number)[0]
+        at = batch.example[row] == slot + 1
+        for name, table in tables.items():
+            np.testing.assert_allclose(batch.inputs[name][row][at], table[wanted])
+    assert not any(x[~batch.mask].any() for x in batch.inputs.values())
+    assert pack(plain, [0], Layout(packed)).inputs == {}

@@ -18,17 +18,19 @@ from tl_jax.models.elmo import (
     ElmoConfig,
     LanguageModel,
     Mix,
+    mix,
+    neighbours,
+    zero_carry,
+)
+from tl_jax.models.layers import Features
+from tl_jax.models.softmax import (
     Negatives,
     draw_negatives,
     full_softmax,
     log_uniform,
     logits,
-    mix,
-    neighbours,
     sampled_softmax,
-    zero_carry,
 )
-from tl_jax.models.layers import Features
 
 WORDS, WIDTH, CELL, LAYERS = 13, 4, 6, 3
 ROWS, LENGTH = 3, 12

@@ -27,17 +27,8 @@ from tl_jax.metrics.sums import mean
 from tl_jax.models.bert import Bert, BertConfig
 from tl_jax.models.compose import Model, compose
 from tl_jax.models.heads import Tag
-from tl_jax.tasks.srl import (
-    TAG,
-    best_tags,
-    decode,
-    featurise,
-    label_names,
-    loss,
-    records,
-    scores,
-    tag_ids,
-)
+from tl_jax.tasks.srl import best_tags, decode, featurise, loss, records, scores
+from tl_jax.tasks.tagging import TAG, tag_ids, tag_names
 from tl_jax.text.encodings import Framed
 from tl_jax.text.subwords import load_tokenizer
 from tl_jax.text.words import WordVocabulary
@@ -87,7 +78,7 @@ def propositions(*rows, labelled=True):
         np.array(numbers),
         np.array(predicates),
         list(tags) if labelled else None,
-        [f"f:{n}.{p}" for n, p in zip(numbers, predicates, strict=True)],
+        [f"f{n}:{p}" for n, p in zip(numbers, predicates, strict=True)],
     )
 
 
@@ -97,8 +88,8 @@ TWO = propositions(
 )
 
 
-def test_label_names_have_both_marks_of_each_role():
-    assert label_names([["O", "B-V"], ["B-C-A", "I-C-A", "B-A"]]) == (
+def test_tag_names_have_both_marks_of_each_role():
+    assert tag_names([["O", "B-V"], ["B-C-A", "I-C-A", "B-A"]]) == (
         *("O", "B-A", "I-A", "B-C-A", "I-C-A", "B-V", "I-V"),
     )
 
@@ -136,7 +127,7 @@ def test_featurise_for_prediction_has_no_targets():
     assert examples.targets == {}
     assert examples.types.tolist() == [0, 1, 1, 0, 0]
     assert [s.tolist() for s in starts] == [[1, 3]]
-    with pytest.raises(DataError, match=r"f:0\.0: the roles were not read"):
+    with pytest.raises(DataError, match=r"f0:0: the tags were not read"):
         featurise(Letters(), raw, NAMES, max_length=5)
 
 
@@ -161,8 +152,8 @@ def test_a_sentence_that_is_too_long_is_refused_not_cut():
         featurise(Letters(), data, max_length=9)
     told = str(caught.value)
     assert "2 sentences have more than max_length = 9 tokens" in told
-    assert "f:1.1: 10 tokens\n" in told
-    assert "f:2.1: 13 tokens\n" in told
+    assert "f1:1: 10 tokens\n" in told
+    assert "f2:1: 13 tokens\n" in told
     assert "Raise max_length to 13" in told
     with pytest.raises(DataError, match="1 sentences have"):
         featurise(Letters(), data, max_length=12)
@@ -173,8 +164,8 @@ def test_unknown_tags_are_told_with_their_place():
         featurise(Letters(), TWO, ("O", "B-A", "I-A", "B-W", "I-W"), max_length=10)
     told = str(caught.value)
     assert "3 tags are unknown" in told
-    assert "f:0.1: 'B-V'" in told
-    assert "f:1.0: 'B-V'" in told
+    assert "f0:1: 'B-V'" in told
+    assert "f1:0: 'B-V'" in told
 
 
 # ---- loss ----
@@ -367,7 +358,7 @@ def cased(shared):
 
 def test_gold_emissions_give_back_every_tag_of_the_dev_file(dev, cased):
     """Pieces, the search and words again lose nothing: no exception in 4,960."""
-    names = label_names(dev.tags)
+    names = tag_names(dev.tags)
     examples, starts = featurise(cased, dev, names, max_length=256)
     layout = Layout(max_length=256, narrowest=256, fewest_rows=96)
     tag = best_tags(GIVEN)
@@ -389,7 +380,7 @@ def test_gold_emissions_give_back_every_tag_of_the_dev_file(dev, cased):
 
 
 def test_the_predicates_pieces_and_only_these_are_marked(dev, cased):
-    names = label_names(dev.tags)
+    names = tag_names(dev.tags)
     examples, starts = featurise(cased, dev, names, max_length=256)
     firsts = examples.offsets[:-1] + [
         s[p] for s, p in zip(starts, dev.predicate, strict=True)
@@ -413,7 +404,7 @@ def test_pieces_and_their_tags_by_transformers(dev, cased, shared):
     theirs = transformers.BertTokenizerFast(
         str(shared / "bert/bert-base-cased-vocab.txt"), do_lower_case=False
     )
-    names = label_names(dev.tags)
+    names = tag_names(dev.tags)
     examples, _ = featurise(cased, dev, names, max_length=256)
     for i in range(0, len(dev), 25):
         told = theirs(dev.words(i), is_split_into_words=True)

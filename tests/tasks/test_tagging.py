@@ -228,7 +228,7 @@ def test_unknown_tags_are_placed(tmp_path):
         tag_ids(rows, ("O", "B-A", "I-A", "B-PERSON", "I-PERSON"))
     assert f"{path}:5: " in str(caught.value)
     assert "Did you mean 'B-PERSON'?" in str(caught.value)
-    with pytest.raises(DataError, match="without tags"):
+    with pytest.raises(DataError, match="were not read"):
         tag_ids(read_tagged(path, labelled=False), NAMES)
 
 

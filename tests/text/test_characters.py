@@ -5,11 +5,14 @@ from hypothesis import strategies as st
 
 from tl_jax.files.errors import DataError
 from tl_jax.text.characters import (
+    SpeltWords,
     batch_characters,
     bounded,
     distinct_words,
+    vector_words,
     word_characters,
 )
+from tl_jax.text.words import WordVocabulary
 
 PAD = 261  # 260 and one
 
@@ -75,3 +78,53 @@ def test_a_batch_gets_the_characters_of_its_own_words():
     np.testing.assert_array_equal(index[~mask], 0)
     with pytest.raises(DataError, match="3 distinct words, more than the 2"):
         batch_characters(tokens, mask, table, size=2)
+
+
+# Words that are read by their characters
+
+
+def test_no_word_is_unknown_and_ids_lead_back_to_it():
+    vocabulary = WordVocabulary(("<unk>", "<sep>", "joy", "film"))
+    text = SpeltWords(vocabulary, length=8)
+    joy, zorb = text.pieces(["Joy film", "zorb joy Joy"])
+    found = text.spell(np.concatenate([joy, [1], zorb]))
+    assert found.vectors.tolist() == [2, 3, 1, 0, 2, 2]
+    words = ["Joy", "film", None, "zorb", "joy", "Joy"]
+    for row, word in zip(found.rows, words, strict=True):
+        wanted = np.zeros(8) if word is None else word_characters([word], length=8)[0]
+        np.testing.assert_array_equal(found.characters[row], wanted)
+    assert len(found.characters) == 5  # each distinct word once, and the separator
+
+
+def test_words_that_look_special_are_words_in_a_text():
+    text = SpeltWords(splits="spaces")
+    ids = text.pieces(["<sep> <unk>", " "])
+    assert min(ids[0]) > 1
+    assert ids[1].tolist() == [0]
+    assert text.spell(ids[0]).characters.all()
+
+
+@given(st.lists(st.text(max_size=12), min_size=1, max_size=5))
+def test_offsets_cut_out_the_words(texts):
+    text = SpeltWords(splits="spaces")
+    for source, (ids, offsets) in zip(
+        texts, text.pieces_with_offsets(texts), strict=True
+    ):
+        assert len(ids) == len(offsets)
+        words = [source[a:b] for a, b in offsets]
+        assert words == (source.split() or [""])
+
+
+def test_what_is_saved_gives_the_same_characters(tmp_path):
+    text = SpeltWords(vector_words(["b a B c"], "spaces", max_size=4), "spaces", 9)
+    assert text.vocabulary.words == ("<unk>", "<sep>", "b", "a")
+    text.pieces(["other words met before"])
+    text.save(tmp_path)
+    again = SpeltWords.load(tmp_path)
+    assert again == text
+    spelt = [x.spell(x.pieces(["c B"])[0]) for x in (text, again)]
+    for mine, theirs in zip(*spelt, strict=True):
+        np.testing.assert_array_equal(mine[:1], theirs[:1])
+    (tmp_path / "spelling.json").write_text('{"splits": "letters", "length": 9}')
+    with pytest.raises(DataError, match="'splits'"):
+        SpeltWords.load(tmp_path)

@@ -1,7 +1,7 @@
 """Examples as one ragged store: flat tokens, offsets, and targets beside them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Int
@@ -9,6 +9,19 @@ from jaxtyping import Int
 from tl_jax.files.errors import DataError
 
 Ragged = Sequence[Sequence[int]] | Sequence[np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenInputs:
+    """What the ``M`` tokens of a store bring beside their ids, looked up in tables.
+
+    Attributes:
+      index: Each token's row.
+      tables: One array of rows a name, as `Batch.inputs` names them.
+    """
+
+    index: Int[np.ndarray, "M"]
+    tables: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +36,7 @@ class Examples:
       targets: Named targets, ``[N, …]`` each, or ``[M]`` if named in ``token_level``.
       weights: Weights of targets by the same names; a missing one means ones.
       token_level: Names of the targets that have one entry a token.
+      inputs: What tokens bring beside their ids; None if they bring nothing.
     """
 
     tokens: Int[np.ndarray, "M"]
@@ -32,6 +46,7 @@ class Examples:
     targets: dict[str, np.ndarray] = field(default_factory=dict)
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     token_level: frozenset[str] = frozenset()
+    inputs: TokenInputs | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,6 +73,7 @@ class Examples:
             targets={k: take(k, v) for k, v in self.targets.items()},
             weights={k: take(k, v) for k, v in self.weights.items()},
             token_level=self.token_level,
+            inputs=self.inputs and replace(self.inputs, index=self.inputs.index[flat]),
         )
 
 
@@ -138,7 +154,7 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
     """Joins stores into one; the examples are numbered anew, 0 … N-1.
 
     Raises:
-      DataError: There is no part, or the parts' targets have different names.
+      DataError: There is no part, or the parts' targets or inputs have different names.
     """
     if not parts:
         raise DataError("There is nothing to concatenate: give at least one part.")
@@ -146,6 +162,7 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
     if len(names) > 1:
         told = " | ".join(str(sorted(p.targets)) for p in parts)
         raise DataError(f"Parts to concatenate have different targets: {told}.")
+    inputs = _concatenate_inputs([p.inputs for p in parts])
     lengths = np.concatenate([p.lengths for p in parts])
     weighted = {name for p in parts for name in p.weights}
     return Examples(
@@ -160,6 +177,23 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
             k: np.concatenate([weights_of(p, k) for p in parts]) for k in weighted
         },
         token_level=parts[0].token_level,
+        inputs=inputs,
+    )
+
+
+def _concatenate_inputs(parts: Sequence[TokenInputs | None]) -> TokenInputs | None:
+    names = [sorted(part.tables) if part else [] for part in parts]
+    if any(each != names[0] for each in names):
+        told = " | ".join(map(str, names))
+        raise DataError(f"Parts to concatenate have different inputs: {told}.")
+    found = [part for part in parts if part is not None]
+    if not found:
+        return None
+    sizes = [len(next(iter(part.tables.values()))) for part in found]
+    before = np.cumsum([0, *sizes[:-1]])
+    return TokenInputs(
+        np.concatenate([p.index + n for p, n in zip(found, before, strict=True)]),
+        {k: np.concatenate([part.tables[k] for part in found]) for k in names[0]},
     )
 
 

@@ -9,6 +9,7 @@ short ladders that ``fit`` anchors at what the examples need.
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -116,8 +117,8 @@ def pack(
       rows_multiple_of: ``B`` is a multiple of it (devices × accumulation steps).
 
     Returns:
-      A batch of numpy arrays, int32 and float32. Targets and weights are zero in empty
-      slots and at padding.
+      A batch of numpy arrays, int32 and float32. Targets, weights and inputs are zero
+      in empty slots and at padding.
 
     Raises:
       DataError: There are no examples, or one is longer than ``layout.max_length``.
@@ -135,9 +136,9 @@ def pack(
     where = ranges(rows * width + columns, lengths)
 
     def spread(values: np.ndarray, dtype: type) -> np.ndarray:
-        out = np.zeros(height * width, dtype)
+        out = np.zeros((height * width, *values.shape[1:]), dtype)
         out[where] = values
-        return out.reshape(height, width)
+        return out.reshape(height, width, *values.shape[1:])
 
     def scatter(values: np.ndarray, dtype: type, empty: int = 0) -> np.ndarray:
         out = np.full((height, slots, *values.shape[1:]), empty, dtype)
@@ -145,10 +146,16 @@ def pack(
         return out
 
     def lay(name: str, values: np.ndarray) -> np.ndarray:
-        dtype = np.float32 if values.dtype.kind == "f" else np.int32
         if name in examples.token_level:
-            return spread(values[source], dtype)
-        return scatter(values[chosen], dtype)
+            return spread(values[source], _device_type(values))
+        return scatter(values[chosen], _device_type(values))
+
+    def inputs() -> dict[str, Any]:
+        if examples.inputs is None:
+            return {}
+        looked_up = examples.inputs.index[source]
+        tables = examples.inputs.tables.items()
+        return {k: spread(x[looked_up], _device_type(x)) for k, x in tables}
 
     return Batch(
         tokens=spread(examples.tokens[source], np.int32),
@@ -159,7 +166,12 @@ def pack(
         epochs=scatter(np.broadcast_to(epochs, chosen.shape), np.int32),
         targets={k: lay(k, v) for k, v in examples.targets.items()},
         weights={k: lay(k, weights_of(examples, k)) for k in examples.targets},
+        inputs=inputs(),
     )
+
+
+def _device_type(values: np.ndarray) -> type:
+    return np.float32 if values.dtype.kind == "f" else np.int32
 
 
 def place(
@@ -208,8 +220,9 @@ def fit(
         mean over steps of B·T·(1 + T/1000)  +  (shapes · c / total_steps) · mean
 
     where T/1000 stands for attention beside the dense layers, and c is the number of
-    steps that take as long as a compilation: a short run takes fewer shapes. It depends on the lengths and the numbers alone. Measured over two epochs of
-    word pieces, max_length 128 (share of positions that carry text, number of shapes):
+    steps that take as long as a compilation: a short run takes fewer shapes. It depends
+    on the lengths and the numbers alone. Measured over two epochs of word pieces,
+    max_length 128 (share of positions that carry text, number of shapes):
 
     ============================ ========== ========== ==========
     examples a step              16         32         64

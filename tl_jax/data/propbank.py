@@ -81,6 +81,11 @@ class Propositions:
     def __len__(self) -> int:
         return len(self.places)
 
+    def place(self, number: int, word: int) -> str:
+        """Returns ``FILE:LINE`` of a word."""
+        file, line = self.places[number].rsplit(":", 1)
+        return f"{file}:{int(line) - int(self.predicate[number]) + word}"
+
     def words(self, number: int) -> list[str]:
         """Returns the words of a proposition's sentence."""
         return self.sentences[self.sentence[number]].words

@@ -47,6 +47,41 @@ _CNN_SIZES = (
 _CLIPS = {"cell_clip": "cell_clip", "proj_clip": "projection_clip"}
 
 
+class ElmoFiles(NamedTuple):
+    """Where a biLM stands.
+
+    Attributes:
+      options: ``options.json``, or a name that ends so.
+      weights: The HDF5 file.
+    """
+
+    options: Path
+    weights: Path
+
+
+def find_elmo(path: Path) -> ElmoFiles | None:
+    """Finds the one biLM at or below a folder; None if there is none.
+
+    Raises:
+      WeightsError: There are several files that may be meant; all are listed.
+    """
+    if not path.is_dir():
+        return None
+    options, weights = (
+        sorted({file for name in names for file in path.rglob(name)})
+        for names in (["*options.json"], ["*.hdf5", "*.h5"])
+    )
+    if not options or not weights:
+        return None
+    if len(options) > 1 or len(weights) > 1:
+        listed = "".join(f"\n  {file}" for file in (*options, *weights))
+        raise WeightsError(
+            f"{path}: one options.json and one HDF5 file are due. Name a folder that "
+            f"holds no other ones; there are:{listed}"
+        )
+    return ElmoFiles(options[0], weights[0])
+
+
 def load_elmo(options: Path, weights: Path) -> tuple[BiLm, Params]:
     """Loads a biLM from ``options.json`` and ``weights.hdf5``.
 

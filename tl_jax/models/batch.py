@@ -4,6 +4,9 @@ Axes, here and everywhere: ``B`` rows, ``T`` tokens of a row, ``S`` example slot
 row, ``D`` width, ``H`` heads, ``K`` head size, ``N`` classes, ``M = B·T`` flat tokens.
 """
 
+from dataclasses import replace
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +29,8 @@ class Batch:
       epochs: The epoch in which the slot's example is seen (keys its dropout).
       targets: Named targets, one per slot ``[B, S, …]`` or per token ``[B, T]``.
       weights: Weight of each target, by the same names; 0 where there is none.
+      inputs: What tokens bring beside their ids, one entry a token ``[B, T, …]``:
+        ELMo's ``characters``, or the ``states`` of a biLM that were computed before.
     """
 
     tokens: Int[Array, "B T"]
@@ -36,6 +41,7 @@ class Batch:
     epochs: Int[Array, "B S"]
     targets: dict[str, Array] = struct.field(default_factory=dict)
     weights: dict[str, Array] = struct.field(default_factory=dict)
+    inputs: dict[str, Array] = struct.field(default_factory=dict)
 
     @property
     def mask(self) -> Bool[Array, "B T"]:
@@ -94,3 +100,49 @@ def max_tokens(features: Float[Array, "B T D"], batch: Batch) -> Float[Array, "B
     lowest = jnp.finfo(features.dtype).min
     highest = jnp.where(member, features[:, None], lowest).max(axis=2)
     return jnp.where(batch.slots[:, :, None], highest, 0)
+
+
+def pool(
+    features: Float[Array, "B T D"],
+    batch: Batch,
+    how: Literal["last", "max", "mean", "none"],
+    *,
+    directions: int = 2,
+) -> Float[Array, "B S D"] | None:
+    """Makes one vector of each example's states.
+
+    ``last`` joins the final state of each direction (D is split evenly, the forward one
+    first); ``max`` and ``mean`` pool over the example's tokens; ``none`` makes none.
+    """
+    match how:
+        case "none":
+            return None
+        case "mean":
+            return mean_tokens(features, batch)
+        case "max":
+            return max_tokens(features, batch)
+    if directions == 1:
+        return last_tokens(features, batch)
+    forward, backward = jnp.split(features, 2, axis=-1)
+    ends = [last_tokens(forward, batch), first_tokens(backward, batch)]
+    return jnp.concatenate(ends, axis=-1)
+
+
+def by_text(batch: Batch) -> Batch:
+    """Gives each of an example's two texts a slot of its own: 2·s − 1 and 2·s."""
+    slot = 2 * batch.example - 1 + batch.types
+    return replace(
+        batch,
+        example=jnp.where(batch.mask, slot, 0),
+        ids=jnp.repeat(batch.ids, 2, axis=1),
+        epochs=jnp.repeat(batch.epochs, 2, axis=1),
+    )
+
+
+def compare(pooled: Float[Array, "B R D"]) -> Float[Array, "B S E"]:
+    """Joins the vectors u and v of each example's texts to (u, v, |u − v|, u⊙v).
+
+    Conneau et al. 2017, section 3.1.
+    """
+    u, v = pooled[:, 0::2], pooled[:, 1::2]
+    return jnp.concatenate([u, v, jnp.abs(u - v), u * v], axis=-1)

@@ -5,12 +5,14 @@ give log p(t_k | t_1 … t_{k−1}), others from right to left log p(t_k | t_{k+
 they share the words' vectors and the softmax. On an axis of directions, 0 is forward.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from tl_jax.models.batch import Array, Batch
@@ -21,6 +23,10 @@ from tl_jax.models.layers import Embed, Features
 from tl_jax.models.projected_lstm import ProjectedLstm, State
 
 DIRECTIONS = ("forward", "backward")
+# Characters are the bytes of UTF-8, then these marks; ids are one higher, for 0 is a
+# character that is not there at all.
+SENTENCE_BEGIN, SENTENCE_END = 256, 257
+_WORD_BEGIN, _WORD_END, _PADDING = 258, 259, 260
 _FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 
 
@@ -63,6 +69,14 @@ class ElmoConfig:
     use_skip_connections: bool = True
     dropout: float = 0.1
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+def spell(inside: Sequence[int], length: int) -> Int[np.ndarray, " C"]:
+    """Returns a word's characters: a mark, at most C − 2 bytes, a mark, and padding."""
+    spelt = [_WORD_BEGIN, *inside[: length - 2], _WORD_END]
+    padded = np.full(length, _PADDING, np.int32)
+    padded[: len(spelt)] = spelt
+    return padded + 1
 
 
 class Carry(NamedTuple):
@@ -230,7 +244,7 @@ class Mix(nn.Module):
 
 
 class WordSoftmax(NamedTuple):
-    """What a loss over the vocabulary needs: `logits`, `full_softmax` and so on.
+    """What a loss over the vocabulary needs; see :mod:`tl_jax.models.softmax`.
 
     Attributes:
       states: Of the top layer, by direction.
@@ -301,100 +315,3 @@ def neighbours(
     ahead, behind = ((0, 0), (0, 1)), ((0, 0), (1, 0))
     targets = jnp.stack([jnp.pad(words[:, 1:], ahead), jnp.pad(words[:, :-1], behind)])
     return targets, jnp.stack([jnp.pad(inside, ahead), jnp.pad(inside, behind)])
-
-
-def logits(
-    states: Float[Array, "*M P"], kernel: Float[Array, "V P"], bias: Float[Array, " V"]
-) -> Float[Array, "*M V"]:
-    """Scores every word after (or before) each state, in float32."""
-    scores = jnp.einsum(
-        "...P,VP->...V",
-        states,
-        kernel.astype(states.dtype),
-        preferred_element_type=jnp.float32,
-    )
-    return scores + bias.reshape((1,) * (states.ndim - 1) + (-1,))
-
-
-def full_softmax(
-    states: Float[Array, "*M P"],
-    targets: Int[Array, "*M"],
-    kernel: Float[Array, "V P"],
-    bias: Float[Array, " V"],
-) -> Float[Array, "*M"]:
-    """−log P(target), over the whole vocabulary."""
-    scores = logits(states, kernel, bias)
-    wanted = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(scores, axis=-1) - wanted
-
-
-class Negatives(NamedTuple):
-    """Distinct words that were drawn for a sampled softmax.
-
-    Attributes:
-      words: Their ids.
-      tries: How long it was drawn until they were that many; infinite if all were.
-    """
-
-    words: Int[Array, " N"]
-    tries: Float[Array, ""]
-
-
-def draw_negatives(key: jax.Array, count: int, vocab_size: int) -> Negatives:
-    """Draws ``count`` distinct words one by one from Zipf's law.
-
-    P(k) = (log(k + 2) − log(k + 1)) / log(V + 1), for a vocabulary with the most
-    frequent words first. Words arrive at times that are exponential with rates P(k),
-    so the first ``count`` of them are such draws without replacement; ``tries`` is the
-    arrival of the next one (Kool et al. 2019, https://arxiv.org/abs/1903.06059).
-
-    Raises:
-      ValueError: There are not so many words.
-    """
-    if not 0 < count <= vocab_size:
-        raise ValueError(f"{count} negatives cannot be drawn from {vocab_size} words.")
-    rates = log_uniform(jnp.arange(vocab_size), vocab_size)
-    arrivals = jax.random.exponential(key, (vocab_size,)) / rates
-    times, words = jax.lax.top_k(-arrivals, min(count + 1, vocab_size))
-    tries = -times[-1] if count < vocab_size else jnp.array(jnp.inf)
-    return Negatives(words[:count], tries)
-
-
-def log_uniform(words: Int[Array, "*M"], vocab_size: int) -> Float[Array, "*M"]:
-    """P(k) of `draw_negatives`."""
-    # log((k + 2) / (k + 1)) without the cancellation that large k would bring.
-    return jnp.log1p(1 / (words + 1)) / jnp.log(vocab_size + 1)
-
-
-def sampled_softmax(
-    states: Float[Array, "*M P"],
-    targets: Int[Array, "*M"],
-    kernel: Float[Array, "V P"],
-    bias: Float[Array, " V"],
-    negatives: Negatives,
-) -> Float[Array, "*M"]:
-    """−log P(target | the target or one of the negatives), as TensorFlow has it.
-
-    Logits are lowered by the log of the chance of having been drawn, 1 − e^(−tries·P).
-    That makes it a conditional likelihood whose optimum is the full softmax's (Bengio &
-    Senécal 2008; tensorflow.org/extras/candidate_sampling.pdf). A negative that is the
-    target itself counts once.
-    """
-    vocab_size = len(kernel)
-
-    def log_chance(words: Int[Array, "*M"]) -> Float[Array, "*M"]:
-        expected = negatives.tries * log_uniform(words, vocab_size)
-        return jnp.log(-jnp.expm1(-expected))
-
-    def rows(words: Int[Array, "*M"]) -> tuple[Array, Array]:
-        corrected = jnp.take(bias, words, axis=0) - log_chance(words)
-        return jnp.take(kernel, words, axis=0), corrected
-
-    drawn = negatives.words
-    others = logits(states, *rows(drawn))
-    vectors, corrected = rows(targets)
-    wanted = (states.astype(jnp.float32) * vectors).sum(axis=-1) + corrected
-    same = targets[..., None] == drawn.reshape((1,) * targets.ndim + (-1,))
-    others = jnp.where(same, jnp.finfo(others.dtype).min, others)
-    every = jnp.concatenate([wanted[..., None], others], axis=-1)
-    return jax.nn.logsumexp(every, axis=-1) - wanted

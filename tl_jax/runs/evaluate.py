@@ -26,7 +26,7 @@ from tl_jax.runs.folder import (
 from tl_jax.runs.job import (
     EVAL_BATCH,
     build_model,
-    length_of,
+    encode_rows,
     sample_batch,
     task_predictor,
 )
@@ -63,12 +63,10 @@ class OpenRun:
     ) -> Judged:
         """Predicts every row of ``part``, and scores it by its labels if it has any."""
         config, labels = self.setup.config, self.setup.labels
-        encoded = self.task.encode(
-            self.text,
-            part.rows,
-            labels,
-            max_length=length_of(config),
-            labelled=labelled,
+        if labelled:
+            self.task.check(part.rows, labels)
+        encoded = encode_rows(
+            part.rows, self.task, self.text, labels, config, targets=False
         )
         if isinstance(self.text, Tokenizer) and (
             warning := hangul_warning(self.text, self.task.texts(part.rows))

@@ -21,7 +21,8 @@ def export(run: Path, folder: Path) -> None:
     encoder = opened.model.encoder
     if not isinstance(encoder, Bert) or not isinstance(opened.text, Tokenizer):
         raise ConfigError(
-            f"{run} was trained on word vectors, for which transformers has no model."
+            f"{run} was trained on word vectors or ELMo, for which transformers has no "
+            "model."
         )
     head = opened.model.head
     if isinstance(head, Classify) and encoder.config.pooling != "pooler":

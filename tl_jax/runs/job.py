@@ -11,17 +11,21 @@ from tl_jax.data.examples import make_examples
 from tl_jax.data.packing import Layout, pack
 from tl_jax.data.stream import TrainingStream
 from tl_jax.files.errors import ConfigError
+from tl_jax.metrics.sums import Loss, Ratio, Sums
 from tl_jax.models.batch import Batch
 from tl_jax.models.bert import Bert, require_segments
 from tl_jax.models.compose import Model, Params, compose, graft
-from tl_jax.models.word_vectors import WordVectors
+from tl_jax.models.elmo_encoder import Elmo
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.data import Part, read_part
+from tl_jax.runs.elmo import mix_penalty, settle_elmo, spelt
 from tl_jax.runs.encoders import (
+    Encoder,
     Representation,
     TextEncoder,
     describe,
     load_representation,
+    stages_of,
     usual_plan,
     weights_hash,
 )
@@ -33,7 +37,7 @@ from tl_jax.text.encodings import encode
 from tl_jax.training.loop import Training
 from tl_jax.training.placement import choose_placement
 from tl_jax.training.predict import Predict, predictor
-from tl_jax.transfer.presets import named_plan, stages_from_json, stages_to_json
+from tl_jax.transfer.presets import stages_from_json, stages_to_json
 from tl_jax.transfer.schedules import warmup_then_linear
 
 EVAL_BATCH = 64
@@ -80,13 +84,14 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
     sample = sample_batch(representation.text, config)
     drawn = model.init(jax.random.key(config.seed), sample)
     params = graft(drawn, **representation.weights)
-    assert config.plan is not None
     source = {"source": config.weights, "sha256": weights_hash(config.weights)}
+    if config.vectors is not None:
+        source["vectors_sha256"] = weights_hash(config.vectors)
     setup = Setup(
         config=config,
         encoder=describe(representation.encoder),
         labels=labels,
-        plan=stages_to_json(named_plan(config.plan, params)),
+        plan=stages_to_json(stages_of(config, representation.encoder, params)),
         data={name: part.fingerprint() for name, part in parts.items()},
         weights=source,
         versions=versions(),
@@ -94,9 +99,7 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
     return Job(setup, task, model, representation.text, parts, encoded), params
 
 
-def build_model(
-    encoder: Bert | WordVectors, task: Task, labels: Sequence[str]
-) -> Model:
+def build_model(encoder: Encoder, task: Task, labels: Sequence[str]) -> Model:
     """Pairs an encoder with the task's head.
 
     BERT's vectors are dropped out again, as in the paper; the LSTM's already are.
@@ -134,12 +137,30 @@ def encode_parts(
     labels: Sequence[str],
     config: FinetuneConfig,
 ) -> dict[str, Encoded]:
-    """Encodes every part of the data with its labels."""
-    length = length_of(config)
+    """Encodes every part of the data, and the training part's targets."""
+    for part in parts.values():
+        task.check(part.rows, labels)
     return {
-        name: task.encode(text, part.rows, labels, max_length=length, labelled=True)
+        name: encode_rows(
+            part.rows, task, text, labels, config, targets=name == "train"
+        )
         for name, part in parts.items()
     }
+
+
+def encode_rows(
+    rows: Any,
+    task: Task,
+    text: TextEncoder,
+    labels: Sequence[str],
+    config: FinetuneConfig,
+    *,
+    targets: bool,
+) -> Encoded:
+    """Encodes rows as the task does, with all that the run's encoder reads of them."""
+    length = length_of(config)
+    found = task.encode(text, rows, labels, max_length=length, targets=targets)
+    return found._replace(examples=spelt(found.examples, text))
 
 
 def length_of(config: FinetuneConfig) -> int:
@@ -182,7 +203,7 @@ def training_of(job: Job) -> Training:
     total = config.epochs * stream.steps_per_epoch
     warmup = math.ceil(config.warmup * total)
     return Training(
-        loss=job.task.loss(job.model),
+        loss=_loss_of(job),
         stream=stream,
         stages=stages_from_json(job.setup.plan),
         schedule=warmup_then_linear(config.learning_rate, total, warmup),
@@ -196,15 +217,34 @@ def training_of(job: Job) -> Training:
     )
 
 
+def _loss_of(job: Job) -> Loss:
+    """The task's loss; ELMo adds a penalty to its mean."""
+    loss = job.task.loss(job.model)
+    penalty = mix_penalty(job.setup.config, job.model.encoder)
+    if penalty is None:
+        return loss
+
+    def penalised(
+        params: Params, batch: Batch, key: jax.Array | None = None, *, train: bool
+    ) -> Sums:
+        sums = loss(params, batch, key, train=train)
+        total, weight = sums["loss"]
+        return {**sums, "loss": Ratio(total + weight * penalty(params), weight)}
+
+    return penalised
+
+
 def _settle(
     config: FinetuneConfig, task: Task, representation: Representation
 ) -> FinetuneConfig:
-    vectors = isinstance(representation.encoder, WordVectors)
+    recurrent = not isinstance(representation.encoder, Bert)
+    if isinstance(representation.encoder, Elmo):
+        config = settle_elmo(config)
     defaults: dict[str, Any] = {
         "max_length": min(task.max_length, representation.max_length),
         "plan": usual_plan(config.weights, representation.encoder),
-        "learning_rate": 1e-3 if vectors else 5e-5,
-        "packed": not vectors,
+        "learning_rate": 1e-3 if recurrent else 5e-5,
+        "packed": not recurrent,
         "pooling": representation.encoder.config.pooling,
     }
     open_ones = {k: v for k, v in defaults.items() if getattr(config, k) is None}
@@ -214,5 +254,5 @@ def _settle(
 def sample_batch(text: TextEncoder, config: FinetuneConfig) -> Batch:
     """A batch of one short example, for the shapes of a model's parameters."""
     encoded = encode(text, ["?"], max_length=length_of(config))
-    examples = make_examples(encoded.tokens, encoded.types)
+    examples = spelt(make_examples(encoded.tokens, encoded.types), text)
     return pack(examples, [0], layout_of(config), batch_size=1)

@@ -29,7 +29,7 @@ from tl_jax.metrics.sums import Loss, Ratio, Sums
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Model, Params
 from tl_jax.models.heads import Classify
-from tl_jax.tasks.task import Encoded, Judged, Segments, only_json_lines
+from tl_jax.tasks.task import Encoded, Files, Judged, Segments, only_json_lines
 from tl_jax.text.encodings import TextEncoder, encode
 
 LABEL = "label"
@@ -188,12 +188,7 @@ class Classification:
         return "accuracy"
 
     def read(
-        self,
-        files: str | Sequence[str],
-        part: str | None,
-        *,
-        on_bad: str,
-        labelled: bool,
+        self, files: Files, part: str | None, *, on_bad: str, labelled: bool
     ) -> LabelledTexts:
         """Reads texts or pairs with their labels."""
         del part
@@ -222,6 +217,10 @@ class Classification:
             )
         return names
 
+    def check(self, rows: LabelledTexts, labels: Sequence[str]) -> None:
+        """All classes must be known."""
+        row_labels(rows, labels)
+
     def segments(self, rows: LabelledTexts) -> Segments:
         """Pairs are compared."""
         return "ignore" if rows.pairs is None else "compare"
@@ -237,10 +236,10 @@ class Classification:
         labels: Sequence[str],
         *,
         max_length: int,
-        labelled: bool,
+        targets: bool,
     ) -> Encoded:
         """One example a row."""
-        ids = row_labels(rows, labels) if labelled else None
+        ids = row_labels(rows, labels) if targets else None
         return Encoded(
             featurise(text, rows.texts, rows.pairs, ids, max_length=max_length)
         )

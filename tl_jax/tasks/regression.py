@@ -23,14 +23,13 @@ from tl_jax.data.readers import (
     read_labelled,
     require_labels,
 )
-from tl_jax.data.table import Problems
 from tl_jax.files.errors import DataError
 from tl_jax.metrics.regression import pearson, spearman
 from tl_jax.metrics.sums import Loss, Ratio, Sums
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Model, Params
 from tl_jax.models.heads import Classify
-from tl_jax.tasks.task import Encoded, Judged, Segments, only_json_lines
+from tl_jax.tasks.task import Encoded, Files, Judged, Segments, only_json_lines
 from tl_jax.text.encodings import TextEncoder, encode
 
 VALUE = "value"
@@ -42,17 +41,22 @@ def row_values(rows: LabelledTexts) -> Float[np.ndarray, " N"]:
     Raises:
       DataError: There are no labels, or some that are not finite numbers.
     """
-    problems = Problems()
-    values = np.zeros(len(rows))
-    for i, label in enumerate(require_labels(rows)):
-        try:
-            values[i] = float(label)
-        except ValueError:
-            values[i] = np.nan
-        if not np.isfinite(values[i]):
-            problems.add(rows.places[i], f"{label!r} is no number")
-    problems.finish()
+    labels = require_labels(rows)
+    values = np.array([_number(label) for label in labels])
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        shown = "\n  ".join(
+            f"{rows.places[i]}: {labels[i]!r} is no number" for i in bad[:10]
+        )
+        raise DataError(f"{len(bad)} labels are no values to learn:\n  {shown}")
     return values
+
+
+def _number(label: str) -> float:
+    try:
+        return float(label)
+    except ValueError:
+        return np.nan
 
 
 def featurise(
@@ -123,12 +127,7 @@ class Regression:
         return "spearman"
 
     def read(
-        self,
-        files: str | Sequence[str],
-        part: str | None,
-        *,
-        on_bad: str,
-        labelled: bool,
+        self, files: Files, part: str | None, *, on_bad: str, labelled: bool
     ) -> LabelledTexts:
         """Reads texts or pairs with their values."""
         del part
@@ -147,6 +146,10 @@ class Regression:
             raise DataError(f"{rows.places[0]}: all training values are equal.")
         return ()
 
+    def check(self, rows: LabelledTexts, labels: Sequence[str]) -> None:
+        """Any values can be scored."""
+        del rows, labels
+
     def segments(self, rows: LabelledTexts) -> Segments:
         """Pairs are compared."""
         return "ignore" if rows.pairs is None else "compare"
@@ -163,11 +166,11 @@ class Regression:
         labels: Sequence[str],
         *,
         max_length: int,
-        labelled: bool,
+        targets: bool,
     ) -> Encoded:
         """One example a row."""
         del labels
-        gold = row_values(rows) if labelled else None
+        gold = row_values(rows) if targets else None
         return Encoded(
             featurise(text, rows.texts, rows.pairs, gold, max_length=max_length)
         )

@@ -24,7 +24,7 @@ from tl_jax.metrics.sums import Loss, Ratio, Sums
 from tl_jax.models.batch import Array, Batch, first_columns, membership
 from tl_jax.models.compose import Model, Params
 from tl_jax.models.heads import Span
-from tl_jax.tasks.task import Encoded, Judged, Segments
+from tl_jax.tasks.task import Encoded, Files, Judged, Segments
 from tl_jax.text.encodings import TextEncoder
 
 START, END = "start", "end"
@@ -450,12 +450,7 @@ class SpanQa:
         return "rouge_w" if self.mode.startswith("klue") else "f1"
 
     def read(
-        self,
-        files: str | Sequence[str],
-        part: str | None,
-        *,
-        on_bad: str,
-        labelled: bool,
+        self, files: Files, part: str | None, *, on_bad: str, labelled: bool
     ) -> Questions:
         """Reads questions; only those of the part's titles, if there is such a list."""
         return read_questions(
@@ -476,6 +471,10 @@ class SpanQa:
             raise DataError(f"{rows.places[0]}: no training question has an answer.")
         return (ANSWER, NO_ANSWER) if rows.impossible.any() else (ANSWER,)
 
+    def check(self, rows: Questions, labels: Sequence[str]) -> None:
+        """Any answers can be scored."""
+        del rows, labels
+
     def segments(self, rows: Questions) -> Segments:
         """The text is told from the question."""
         del rows
@@ -493,10 +492,10 @@ class SpanQa:
         labels: Sequence[str],
         *,
         max_length: int,
-        labelled: bool,
+        targets: bool,
     ) -> Encoded:
         """One example a window."""
-        del labels, labelled
+        del labels, targets
         laid = windows(
             text,
             rows,

@@ -14,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Bool, Float, Int
 
 from tl_jax.data.examples import Examples, make_examples
@@ -25,18 +24,19 @@ from tl_jax.data.propbank import (
     spans,
     write_propositions,
 )
-from tl_jax.files.errors import DataError, did_you_mean
+from tl_jax.files.errors import DataError
 from tl_jax.metrics.srl import role_counts, total
-from tl_jax.metrics.sums import Loss, Ratio, Sums
+from tl_jax.metrics.sums import Loss
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Model, Params
 from tl_jax.models.crf import iob2_constraints, viterbi
 from tl_jax.models.heads import Tag
-from tl_jax.tasks.task import Encoded, Judged, Segments
+from tl_jax.tasks import tagging
+from tl_jax.tasks.tagging import TAG, tag_ids, tag_names
+from tl_jax.tasks.task import Encoded, Files, Judged, Segments
 from tl_jax.text.alignment import Aligned, align
 from tl_jax.text.encodings import TextEncoder
 
-TAG = "tag"
 OUTSIDE = "O"
 
 
@@ -64,16 +64,6 @@ class BestTags(NamedTuple):
     probabilities: Float[Array, "B T"]
 
 
-def label_names(tags: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Lists the tags in the order of the model's logits: O, B-X, I-X, B-Y, I-Y, …
-
-    The roles are sorted. One of single words needs its I-X, too: of the later pieces.
-    """
-    roles = {tag[2:] for row in tags for tag in row if tag != OUTSIDE}
-    marked = (f"{mark}-{role}" for role in sorted(roles) for mark in "BI")
-    return (OUTSIDE, *marked)
-
-
 def featurise(
     text: TextEncoder,
     propositions: Propositions,
@@ -93,7 +83,7 @@ def featurise(
     Args:
       text: Tokenizer or word vocabulary.
       propositions: As they were read.
-      names: The tags, as `label_names` lists them; None leaves the targets out.
+      names: The tags, as `tag_names` lists them; None leaves the targets out.
       max_length: The most tokens an example may have, special pieces included.
 
     Raises:
@@ -124,59 +114,13 @@ def featurise(
     return TaggedPieces(examples, [first[number] for number in which])
 
 
-def tag_ids(
-    propositions: Propositions, names: Sequence[str]
-) -> list[Int[np.ndarray, "_"]]:
-    """Numbers the tags of each proposition's words by their places among ``names``.
-
-    Raises:
-      DataError: There are no tags, or some that are not among the names.
-    """
-    if propositions.tags is None:
-        raise DataError(
-            f"{propositions.places[0]}: the roles were not read (labelled=False); "
-            "training and scores need them."
-        )
-    numbers = {name: i for i, name in enumerate(names)}
-    unknown = [
-        (place, tag)
-        for place, tags in zip(propositions.places, propositions.tags, strict=True)
-        for tag in tags
-        if tag not in numbers
-    ]
-    if unknown:
-        shown = "\n  ".join(
-            f"{place}: {tag!r}{did_you_mean(tag, names)}" for place, tag in unknown[:10]
-        )
-        raise DataError(
-            f"{len(unknown)} tags are unknown to the model, which knows {len(names)}; "
-            f"each is shown with its predicate's line:\n  {shown}"
-        )
-    return [
-        np.array([numbers[t] for t in tags], np.int32) for tags in propositions.tags
-    ]
-
-
 def loss(model: Model) -> Loss:
     """Makes the summed cross-entropy −Σ w·log P(tag) of all pieces, and its accuracy.
 
-    All pieces weigh the same; AllenNLP takes the mean of each example first.
+    That of :func:`tl_jax.tasks.tagging.loss`: all pieces weigh the same, where AllenNLP
+    takes the mean of each example first.
     """
-
-    def sums(
-        params: Params, batch: Batch, key: jax.Array | None = None, *, train: bool
-    ) -> Sums:
-        logits = model.apply(params, batch, key, train=train).astype(jnp.float32)
-        tags, weights = batch.targets[TAG], batch.weights[TAG]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, tags)
-        right = (logits.argmax(axis=-1) == tags).astype(jnp.float32)
-        weight = jnp.sum(weights)
-        return {
-            "loss": Ratio(jnp.sum(weights * losses), weight),
-            "accuracy": Ratio(jnp.sum(weights * right), weight),
-        }
-
-    return sums
+    return tagging.loss(model)
 
 
 def best_tags(model: Model) -> Callable[[Params, Batch], BestTags]:
@@ -208,7 +152,7 @@ def decode(
     Args:
       tags: The tags of each example's tokens, from `best_tags`.
       starts: As `featurise` gave them.
-      names: The tags, as `label_names` lists them.
+      names: The tags, as `tag_names` lists them.
     """
     return [
         _legal([names[int(number)] for number in row[first]])
@@ -294,7 +238,7 @@ def _piece_tags(
 ) -> Int[np.ndarray, "_"]:
     """Spreads the tags of a sentence's words to its pieces; special ones are O."""
     found = tags[words]
-    begins = found % 2 == 1  # `label_names` puts each I-X behind its B-X
+    begins = found % 2 == 1  # `tag_names` puts each I-X behind its B-X
     return np.where(words < 0, 0, found + (begins & ~first)).astype(np.int32)
 
 
@@ -330,12 +274,7 @@ class Srl:
         return "f1"
 
     def read(
-        self,
-        files: str | Sequence[str],
-        part: str | None,
-        *,
-        on_bad: str,
-        labelled: bool,
+        self, files: Files, part: str | None, *, on_bad: str, labelled: bool
     ) -> Propositions:
         """Reads propositions, one a predicate."""
         del part
@@ -347,7 +286,11 @@ class Srl:
 
     def labels(self, rows: Propositions) -> tuple[str, ...]:
         """The tags."""
-        return label_names(rows.tags or [])
+        return tag_names(rows.tags or [])
+
+    def check(self, rows: Propositions, labels: Sequence[str]) -> None:
+        """Roles that training did not hold are scored as missed."""
+        del rows, labels
 
     def segments(self, rows: Propositions) -> Segments:
         """They tell the predicate."""
@@ -365,10 +308,10 @@ class Srl:
         labels: Sequence[str],
         *,
         max_length: int,
-        labelled: bool,
+        targets: bool,
     ) -> Encoded:
         """One example a proposition."""
-        names = labels if labelled else None
+        names = labels if targets else None
         pieces = featurise(text, rows, names, max_length=max_length)
         return Encoded(pieces.examples, pieces.starts)
 

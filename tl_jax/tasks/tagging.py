@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float, Int
 
 from tl_jax.data.conll import TaggedSentences, read_tagged, write_tagged
 from tl_jax.data.examples import Examples, make_examples, ranges
+from tl_jax.data.propbank import Propositions
 from tl_jax.data.readers import read_text
-from tl_jax.data.table import Problems
 from tl_jax.files.errors import ConfigError, DataError, did_you_mean
 from tl_jax.metrics.entities import (
     Rule,
@@ -39,7 +39,7 @@ from tl_jax.models.crf import (
     viterbi,
 )
 from tl_jax.models.heads import Tag, TagCrf, TagScores
-from tl_jax.tasks.task import Encoded, Judged, Segments
+from tl_jax.tasks.task import Encoded, Files, Judged, Segments
 from tl_jax.text.alignment import Aligned, align
 from tl_jax.text.encodings import TextEncoder
 from tl_jax.text.words import split_words
@@ -72,25 +72,34 @@ def tag_names(tags: Iterable[Sequence[str]]) -> tuple[str, ...]:
     return ("O", *(f"{mark}-{kind}" for kind in sorted(kinds) for mark in "BI"))
 
 
-def tag_ids(rows: TaggedSentences, names: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
+def tag_ids(
+    rows: TaggedSentences | Propositions, names: Sequence[str]
+) -> list[Int[np.ndarray, "_"]]:
     """Numbers each word's tag by its place among the names that `tag_names` gave.
 
     Raises:
       DataError: The rows have no tags, or some that are not among the names.
     """
     if rows.tags is None:
-        raise DataError(f"{rows.places[0]}: the sentences were read without tags.")
+        raise DataError(
+            f"{rows.places[0]}: the tags were not read (labelled=False); training "
+            "needs them."
+        )
     numbers = {name: number for number, name in enumerate(names)}
-    problems = Problems()
-    for sentence, tags in enumerate(rows.tags):
-        for word, tag in enumerate(tags):
-            if tag not in numbers:
-                hint = did_you_mean(tag, names)
-                problems.add(
-                    rows.place(sentence, word),
-                    f"the model does not know the tag {tag!r}.{hint}",
-                )
-    problems.finish()
+    unknown = [
+        (rows.place(sentence, word), tag)
+        for sentence, tags in enumerate(rows.tags)
+        for word, tag in enumerate(tags)
+        if tag not in numbers
+    ]
+    if unknown:
+        shown = "\n  ".join(
+            f"{place}: {tag!r}{did_you_mean(tag, names)}" for place, tag in unknown[:10]
+        )
+        raise DataError(
+            f"{len(unknown)} tags are unknown to the model, which knows {len(names)}:"
+            f"\n  {shown}"
+        )
     return [np.array([numbers[tag] for tag in tags], np.int32) for tags in rows.tags]
 
 
@@ -345,12 +354,7 @@ class Tagging:
         return "strict_iob2_f1"
 
     def read(
-        self,
-        files: str | Sequence[str],
-        part: str | None,
-        *,
-        on_bad: str,
-        labelled: bool,
+        self, files: Files, part: str | None, *, on_bad: str, labelled: bool
     ) -> TaggedSentences:
         """Reads columns; or, without labels, plain lines of a ``.txt``."""
         del part
@@ -383,6 +387,10 @@ class Tagging:
             )
         return names
 
+    def check(self, rows: TaggedSentences, labels: Sequence[str]) -> None:
+        """Tags that training did not hold are scored as missed."""
+        del rows, labels
+
     def segments(self, rows: TaggedSentences) -> Segments:
         """There is one sentence."""
         del rows
@@ -399,13 +407,13 @@ class Tagging:
         labels: Sequence[str],
         *,
         max_length: int,
-        labelled: bool,
+        targets: bool,
     ) -> Encoded:
         """One example a sentence, or several of a long one."""
         aligned = align(
             text, rows.sentences, max_length=max_length, characters=self.characters
         )
-        tags = tag_ids(rows, labels) if labelled else None
+        tags = tag_ids(rows, labels) if targets else None
         return Encoded(featurise(aligned, tags), aligned)
 
     def loss(self, model: Model) -> Loss:
@@ -443,7 +451,8 @@ class Tagging:
             return Judged(records, answers, {})
         metrics = scores(rows.tags, predicted)
         if self.characters:
-            metrics |= character_scores(rows.sentences, rows.tags, predicted, labels)
+            names = tag_names([*rows.tags, labels])
+            metrics |= character_scores(rows.sentences, rows.tags, predicted, names)
         return Judged(records, answers, metrics)
 
     def tune(self, found: Sequence[Any], encoded: Encoded, rows: Any) -> dict[str, Any]:

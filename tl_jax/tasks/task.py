@@ -17,6 +17,7 @@ from tl_jax.metrics.sums import Loss
 from tl_jax.models.compose import Model
 from tl_jax.text.encodings import TextEncoder
 
+Files = str | Sequence[str]
 # What word vectors do with segment ids; BERT embeds them.
 Segments = Literal["ignore", "compare", "embed"]
 
@@ -70,12 +71,7 @@ class Task(Protocol):
         ...
 
     def read(
-        self,
-        files: str | Sequence[str],
-        part: str | None,
-        *,
-        on_bad: str,
-        labelled: bool,
+        self, files: Files, part: str | None, *, on_bad: str, labelled: bool
     ) -> Any:
         """Reads one part (train, dev, test) of the data, or all that files hold.
 
@@ -96,6 +92,14 @@ class Task(Protocol):
         """
         ...
 
+    def check(self, rows: Any, labels: Sequence[str]) -> None:
+        """Makes sure that rows can be scored.
+
+        Raises:
+          DataError: They hold labels that the model cannot know.
+        """
+        ...
+
     def segments(self, rows: Any) -> Segments:
         """What word vectors do with the segment ids of such rows."""
         ...
@@ -111,12 +115,12 @@ class Task(Protocol):
         labels: Sequence[str],
         *,
         max_length: int,
-        labelled: bool,
+        targets: bool,
     ) -> Encoded:
-        """Encodes rows, with their targets if they are to be learnt or scored.
+        """Encodes rows, with ``targets`` if they are to be learnt from.
 
         Raises:
-          DataError: A label is not among ``labels``.
+          DataError: A target is not among ``labels``.
         """
         ...
 

@@ -4,20 +4,40 @@ A character is a byte of UTF-8, 0 … 255; five marks follow. Ids are one higher
 a character that is not there at all.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from tl_jax.files.atomic import read_json, write_json
 from tl_jax.files.errors import DataError
+from tl_jax.models import elmo
+from tl_jax.models.elmo import spell
+from tl_jax.text.encodings import Framed
+from tl_jax.text.words import (
+    SEPARATOR,
+    UNKNOWN,
+    WordVocabulary,
+    split_words,
+    word_offsets,
+)
+
+Splits = Literal["words", "spaces"]
 
 SENTENCE_BEGIN = "<S>"
 SENTENCE_END = "</S>"
 LENGTH = 50
-_SENTENCE_MARKS = {SENTENCE_BEGIN: 256, SENTENCE_END: 257}
-_WORD_BEGIN, _WORD_END, _PADDING = 258, 259, 260
+_SENTENCE_MARKS = {SENTENCE_BEGIN: elmo.SENTENCE_BEGIN, SENTENCE_END: elmo.SENTENCE_END}
 _SHOWN = 10
+NO_WORDS = WordVocabulary((UNKNOWN, SEPARATOR))
+SPELLING_FILE, _VOCABULARY_FILE = "spelling.json", "words.json"
+_UNKNOWN_ID, _SEPARATOR_ID = 0, 1  # as in `WordVocabulary`
 
 
 def bounded(words: Sequence[str]) -> list[str]:
@@ -39,22 +59,20 @@ def word_characters(
     Raises:
       DataError: Some words cannot be encoded in UTF-8; the first of them are told.
     """
-    spelt = np.full((len(words), length), _PADDING, np.int32)
+    spelt = np.zeros((len(words), length), np.int32)
     problems: list[str] = []
     for row, word in enumerate(words):
         try:
-            inside = _inside(word)[: length - 2]
+            spelt[row] = spell(_inside(word), length)
         except UnicodeEncodeError:
             problems.append(ascii(word))
-            continue
-        spelt[row, : len(inside) + 2] = [_WORD_BEGIN, *inside, _WORD_END]
     if problems:
         shown = ", ".join(problems[:_SHOWN])
         raise DataError(
             f"{len(problems)} words cannot be encoded in UTF-8: {shown}. They hold "
             "halves of surrogate pairs: decode the text again from its bytes."
         )
-    return spelt + 1
+    return spelt
 
 
 def _inside(word: str) -> Sequence[int]:
@@ -117,3 +135,138 @@ def batch_characters(
     index = np.zeros(tokens.shape, np.int32)
     index[mask] = places
     return rows, index
+
+
+class Spelling(NamedTuple):
+    """What `SpeltWords.spell` makes of ids.
+
+    Attributes:
+      vectors: The id of each token's word vector.
+      rows: Each token's row of the characters.
+      characters: Of every distinct word among the ids.
+    """
+
+    vectors: Int[np.ndarray, " M"]
+    rows: Int[np.ndarray, " M"]
+    characters: Int[np.ndarray, "V C"]
+
+
+@dataclass(frozen=True)
+class SpeltWords:
+    """Words that are read by their characters, so that none is unknown.
+
+    The ids that it gives are places in the list of all words it was ever asked about,
+    which grows; `spell` leads them back to characters, and to the ids of those that
+    have a vector besides. It is a `TextEncoder`: a text has the ids of its words, and a
+    pair a separator between them, which has no characters. Sentence boundaries are the
+    model's (`models.elmo_encoder.read_sentences`).
+
+    Attributes:
+      vocabulary: The words that have a vector; it alone looks at their case.
+      splits: How texts become words: ``words`` as `split_words` does, ``spaces`` at
+        white space, for texts whose words were told apart before.
+      length: Characters of a word, as in `word_characters`.
+    """
+
+    vocabulary: WordVocabulary = NO_WORDS
+    splits: Splits = "words"
+    length: int = LENGTH
+    _met: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
+
+    def specials(self, *, pair: bool) -> int:
+        """The number of ids that `frame` adds."""
+        return self.vocabulary.specials(pair=pair)
+
+    def pieces(self, texts: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
+        """Returns the ids of each text's words; ``<unk>`` for a text without any."""
+        return [self._number(split(text, self.splits)) for text in texts]
+
+    def pieces_with_offsets(
+        self, texts: Sequence[str]
+    ) -> list[tuple[Int[np.ndarray, "_"], Int[np.ndarray, "_ 2"]]]:
+        """Returns each text's ids, and first and one-past-last character of each."""
+        found = []
+        for text, ids in zip(texts, self.pieces(texts), strict=True):
+            offsets = (
+                word_offsets(text, lowercase=False)
+                if self.splits == "words"
+                else [match.span() for match in re.finditer(r"\S+", text)]
+            )
+            found.append((ids, np.array(offsets or [(0, 0)], np.int32)))
+        return found
+
+    def frame(
+        self, first: Int[np.ndarray, "_"], second: Int[np.ndarray, "_"] | None = None
+    ) -> Framed:
+        """Makes ``a``, or ``a <sep> b`` with types 0 (a and <sep>) and 1."""
+        return self.vocabulary.frame(first, second)
+
+    def spell(self, ids: Int[np.ndarray, " M"]) -> Spelling:
+        """Leads ids back to words.
+
+        Raises:
+          DataError: A word cannot be encoded in UTF-8.
+        """
+        distinct, index = np.unique(ids, return_inverse=True)
+        met = [UNKNOWN, SEPARATOR, *self._met]
+        words = [met[i] for i in distinct]
+        characters = word_characters(words, length=self.length)
+        characters[distinct == _SEPARATOR_ID] = 0
+        numbers, lowercase = self.vocabulary.numbers, self.vocabulary.lowercase
+        keys = (vector_key(word, lowercase) for word in words)
+        vectors = np.array([numbers.get(key, 0) for key in keys], np.int32)
+        return Spelling(vectors[index], index, characters)
+
+    def _number(self, words: Sequence[str]) -> Int[np.ndarray, "_"]:
+        first = _SEPARATOR_ID + 1
+        ids = [self._met.setdefault(w, len(self._met) + first) for w in words]
+        return np.array(ids or [_UNKNOWN_ID], np.int32)
+
+    def save(self, folder: Path) -> None:
+        """Writes all but the words met into two files of a folder."""
+        self.vocabulary.save(folder / _VOCABULARY_FILE)
+        write_json(
+            folder / SPELLING_FILE, {"splits": self.splits, "length": self.length}
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "SpeltWords":
+        """Reads what `save` wrote.
+
+        Raises:
+          DataError: A file is missing, or is not what it should be.
+        """
+        told = read_json(folder / SPELLING_FILE)
+        match told:
+            case {"splits": "words" | "spaces" as splits, "length": int(length)}:
+                vocabulary = WordVocabulary.load(folder / _VOCABULARY_FILE)
+                return cls(vocabulary, splits, length)
+        raise DataError(
+            f"{folder / SPELLING_FILE}: a JSON object with 'splits' (words or spaces) "
+            "and 'length' is needed."
+        )
+
+
+def split(text: str, splits: Splits) -> list[str]:
+    """Splits a text into words whose case is as it was; see `SpeltWords`."""
+    return text.split() if splits == "spaces" else split_words(text, lowercase=False)
+
+
+def vector_key(word: str, lowercase: bool) -> str:
+    """How a word is looked up among those that have a vector."""
+    word = unicodedata.normalize("NFC", word)
+    return word.lower() if lowercase else word
+
+
+def vector_words(
+    texts: Iterable[str], splits: Splits, *, max_size: int, lowercase: bool = True
+) -> WordVocabulary:
+    """Collects the words of training texts that are to have a vector of their own.
+
+    The most frequent come first, ties by spelling, as in `WordVocabulary.build`.
+    """
+    words = (word for text in texts for word in split(text, splits))
+    counts = Counter(vector_key(word, lowercase) for word in words)
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    kept = [word for word in ranked if word not in (UNKNOWN, SEPARATOR)]
+    return WordVocabulary((UNKNOWN, SEPARATOR, *kept)[:max_size], lowercase)

@@ -52,5 +52,5 @@ def adam(*, bias_correction: bool = True) -> optax.GradientTransformation:
 
 
 def decays(path: str) -> bool:
-    """True for parameters under weight decay: all but biases and LayerNorm's scales."""
-    return path.rpartition("/")[2] not in ("bias", "scale")
+    """True for what decays: all but biases, LayerNorm's scales and ELMo's γ."""
+    return path.rpartition("/")[2] not in ("bias", "scale", "gamma")

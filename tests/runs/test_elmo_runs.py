@@ -1,0 +1,183 @@
+"""Runs that read by ELMo: learnt, opened again, verified; plans, penalty, errors."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from tiny_runs import WORDS, write_tsv
+
+from tl_jax.files.errors import ConfigError, WeightsError
+from tl_jax.interop.elmo import find_elmo, save_elmo
+from tl_jax.models.char_cnn import CharCnn
+from tl_jax.models.compose import flatten_paths, init_module
+from tl_jax.models.elmo import BiLm, ElmoConfig
+from tl_jax.runs import evaluate as opened
+from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.encoders import describe, rebuild
+from tl_jax.runs.finetune import finetune
+from tl_jax.runs.job import prepare, training_of
+from tl_jax.text.characters import word_characters
+from tl_jax.transfer.presets import stages_from_json
+
+SMALL = ElmoConfig(
+    character_size=4,
+    filters=((1, 16), (3, 32)),
+    num_highways=1,
+    max_characters=12,
+    projection_size=16,
+    cell_size=16,
+    num_layers=2,
+)
+
+
+@pytest.fixture(scope="module")
+def elmo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a biLM that was drawn at random and never trained."""
+    folder = tmp_path_factory.mktemp("elmo")
+    c, tokens, spelt = SMALL, np.ones((1, 2), np.int32), np.ones((1, 12), np.int32)
+    params: Any = init_module(BiLm(c), jax.random.key(0), tokens, tokens, spelt)
+    params = jax.tree.map(np.asarray, params)
+    # Words whose vectors are hardly distinct would take long to be told apart.
+    cnn = CharCnn(
+        c.projection_size, c.num_characters, c.character_size, c.filters, c.num_highways
+    )
+    spelt = word_characters(WORDS, length=12)
+    words = np.asarray(cnn.apply({"params": params["characters"]}, spelt))
+    projection = params["characters"]["projection"]
+    projection["kernel"] = projection["kernel"] / words.std(axis=0)
+    projection["bias"] = -words.mean(axis=0) / words.std(axis=0)
+    save_elmo(folder / "options.json", folder / "weights.hdf5", c, params)
+    return folder
+
+
+@pytest.fixture
+def config(elmo: Path, tiny: Path) -> FinetuneConfig:
+    return FinetuneConfig(
+        task="classify",
+        train=(str(tiny / "train.tsv"),),
+        dev=str(tiny / "dev.tsv"),
+        weights=str(elmo),
+        max_length=12,
+        batch_size=8,
+        learning_rate=3e-2,
+        epochs=4,
+        devices=1,
+        hidden_size=16,
+        dropout=0.1,
+        elmo_dropout=0.1,
+    )
+
+
+def test_a_run_learns_and_is_opened_again(
+    config: FinetuneConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    metrics = finetune(config, run)["parts"]["dev"]["metrics"]
+    assert metrics["accuracy"] > 0.75
+    again = opened.evaluate(run, config.dev, batch_size=16)["metrics"]
+    assert again["accuracy"] == pytest.approx(metrics["accuracy"], abs=1e-6)
+    assert opened.verify(run)[0].startswith("dev: 50 predictions equal")
+    # Words that no training text holds are read, too, each by itself.
+    new = tmp_path / "new.tsv"
+    new.write_text("sentence\na qzx film\na xqw film\n")
+    assert opened.predict(run, str(new), tmp_path / "out.jsonl") == 2
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    first, second = (json.loads(line)["probabilities"]["1"] for line in lines)
+    assert first != second
+
+
+@pytest.fixture
+def few(config: FinetuneConfig, tmp_path: Path) -> FinetuneConfig:
+    """The same options for a few examples, which are not trained on."""
+    train = write_tsv(tmp_path / "few.tsv", 12, seed=3)
+    return replace(config, train=(str(train),), dev=str(train))
+
+
+def test_plans_freeze_the_bilm_or_tune_it(few: FinetuneConfig, tiny: Path) -> None:
+    vectors = str(tiny / "vectors.txt")
+    rates = {}
+    for plan in (None, "slow", "full"):
+        job, params = prepare(replace(few, plan=plan, vectors=vectors, elmo_at="both"))
+        (stage,) = stages_from_json(job.setup.plan)
+        trained, _ = stage.plan.split(params)
+        matched = stage.plan.match(params)
+        parts: dict[str, float] = {}
+        for path, rule in matched.items():
+            part = "/".join(path.split("/")[:2])
+            parts[part] = 0.0 if rule.frozen else rule.rate
+        rates[plan] = [
+            parts[f"encoder/{part}"]
+            for part in ("bilm", "embedding", "mix_input", "lstm_0_forward")
+        ]
+        assert ("bilm" in trained["encoder"]) == (plan is not None)
+        assert job.setup.config.plan == (plan or "freeze")
+        assert set(job.setup.weights) == {"source", "sha256", "vectors_sha256"}
+    assert rates == {None: [0, 0.1, 1, 1], "slow": [0.1, 0.1, 1, 1], "full": [1] * 4}
+    lines = Path(vectors).read_text().splitlines()
+    table = {line.split()[0]: line.split()[1:] for line in lines}
+    numbers = job.text.vocabulary.numbers  # pyright: ignore
+    row = params["encoder"]["embedding"]["embedding"][numbers["film"]]
+    np.testing.assert_allclose(row, np.array(table["film"], np.float32), atol=1e-6)
+    with pytest.raises(ConfigError, match=r"layerwise.*for ELMo"):
+        prepare(replace(few, plan="layerwise"))
+
+
+def test_the_penalty_is_lambda_times_the_square_of_s(few: FinetuneConfig) -> None:
+    job, params = prepare(replace(few, elmo_at="both", elmo_l2=0.5, vectors="random"))
+    assert params["encoder"]["embedding"]["embedding"].shape[1] == 100
+    params["encoder"]["mix_input"]["s"] = np.array([1.0, 0.0, 2.0], np.float32)
+    params["encoder"]["mix_output"]["s"] = np.array([0.0, 3.0, 0.0], np.float32)
+    training = training_of(job)
+    batch = training.stream.batch(0)
+
+    @jax.jit
+    def both(params: Any, batch: Any) -> Any:
+        plain = job.task.loss(job.model)(params, batch, train=False)
+        return plain["loss"], training.loss(params, batch, train=False)["loss"]
+
+    plain, penalised = both(params, batch)
+    mean = float(plain.total / plain.weight)
+    found = float(penalised.total / penalised.weight)
+    assert found == pytest.approx(mean + 0.5 * (1 + 4 + 9), rel=1e-5)
+
+
+def test_an_encoder_is_described_and_rebuilt(few: FinetuneConfig) -> None:
+    job, params = prepare(replace(few, elmo_at="both", vectors="random"))
+    written = json.loads(json.dumps(describe(job.model.encoder)))
+    assert rebuild(written) == job.model.encoder
+    names = {path.split("/")[1] for path in flatten_paths(params) if "mix" in path}
+    assert names == {"mix_input", "mix_output"}
+
+
+def test_options_that_do_not_fit_are_refused(
+    few: FinetuneConfig, tiny: Path, tmp_path: Path, elmo: Path
+) -> None:
+    with pytest.raises(ConfigError, match="nothing to read"):
+        prepare(replace(few, elmo_at="output"))
+    with pytest.raises(ConfigError, match="last, max and mean"):
+        prepare(replace(few, pooling="pooler"))
+    with pytest.raises(ConfigError, match="--elmo-at and --elmo-dropout: of ELMo"):
+        prepare(replace(few, weights=str(tiny / "vectors.txt"), elmo_at="both"))
+    (tmp_path / "empty").mkdir()
+    other = replace(few, weights=str(tmp_path / "empty"), elmo_dropout=None)
+    with pytest.raises(WeightsError, match=r"options\.json and"):
+        prepare(other)
+    assert find_elmo(tmp_path / "empty") is None
+    for name in ("a_options.json", "b_options.json", "w.hdf5"):
+        (tmp_path / "empty" / name).touch()
+    with pytest.raises(WeightsError, match=r"b_options\.json"):
+        find_elmo(tmp_path / "empty")
+    words = replace(SMALL, input="words", vocab_size=3)
+    params = init_module(
+        BiLm(words), jax.random.key(0), *[np.ones((1, 2), np.int32)] * 2
+    )
+    save_elmo(tmp_path / "options.json", tmp_path / "w.hdf5", words, params)
+    (tmp_path / "words").mkdir()
+    for name in ("options.json", "w.hdf5"):
+        (tmp_path / name).rename(tmp_path / "words" / name)
+    with pytest.raises(ConfigError, match="read characters"):
+        prepare(replace(few, weights=str(tmp_path / "words")))

@@ -1,0 +1,190 @@
+"""Runs with ELMo: what is loaded, how it learns, and what it reads of the examples."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Float32
+
+from tl_jax.data.examples import Examples, TokenInputs
+from tl_jax.files.errors import ConfigError, did_you_mean
+from tl_jax.files.sources import resolve
+from tl_jax.interop.elmo import ElmoFiles, load_elmo
+from tl_jax.interop.embedding import read_embedding
+from tl_jax.models.batch import Array
+from tl_jax.models.compose import Params, flatten_paths
+from tl_jax.models.elmo_encoder import CHARACTERS, Elmo, ElmoEncoderConfig
+from tl_jax.runs.config import FinetuneConfig
+from tl_jax.tasks.task import Segments
+from tl_jax.text.characters import NO_WORDS, SpeltWords, Splits, vector_words
+from tl_jax.text.encodings import TextEncoder
+from tl_jax.text.words import WordVocabulary
+from tl_jax.transfer.plans import Plan, Rule, Stage
+from tl_jax.transfer.presets import SLOW_RATE, named_plan
+
+ELMO_PLANS = ("freeze", "slow", "full")
+RANDOM = "random"
+Penalty = Callable[[Params], Float[Array, ""]]
+# Whose texts are words already; others are split as word vectors' texts are.
+_OF_WORDS = ("tag", "srl")
+_DEFAULTS = {"elmo_at": "input", "elmo_dropout": 0.5, "elmo_l2": 1e-3}
+
+
+class ElmoParts(NamedTuple):
+    """What `load_elmo_encoder` gives; the fields are those of a `Representation`."""
+
+    encoder: Elmo
+    weights: Mapping[str, Any]
+    text: SpeltWords
+    told: str
+
+
+def load_elmo_encoder(
+    config: FinetuneConfig, files: ElmoFiles, texts: Sequence[str], segments: Segments
+) -> ElmoParts:
+    """Loads a biLM, and the word vectors beside it, for these training texts.
+
+    Raises:
+      WeightsError: The files do not hold what they are named as.
+      ConfigError: An option does not fit ELMo, or this biLM.
+    """
+    config = settle_elmo(config)
+    bilm, params = load_elmo(*files)
+    if bilm.config.input == "words":
+        raise ConfigError(
+            f"{files.options}: this biLM looks words up by ids of its own vocabulary; "
+            "tasks take biLMs that read characters."
+        )
+    pooling = config.pooling or "max"
+    if pooling == "pooler":
+        raise ConfigError("--pooling pooler: ELMo has last, max and mean.")
+    if config.elmo_at == "output" and config.vectors is None:
+        raise ConfigError(
+            "--elmo-at output leaves the LSTM nothing to read. Add --vectors, a file "
+            "or random, or say --elmo-at both."
+        )
+    given = config.task in _OF_WORDS and not config.characters
+    splits = "spaces" if given else "words"
+    vocabulary, table = _vectors_beside(config, texts, splits)
+    rows, width = table.shape if table is not None else (0, 0)
+    if config.vectors == RANDOM:
+        rows, width = len(vocabulary), config.vector_size
+    assert config.elmo_at is not None and config.elmo_dropout is not None
+    sizes = ElmoEncoderConfig(
+        bilm=replace(bilm.config, dtype=config.precision),
+        at=config.elmo_at,
+        vocab_size=rows,
+        embedding_size=width,
+        hidden_size=config.hidden_size,
+        dropout=config.dropout,
+        mix_dropout=config.elmo_dropout,
+        mix_norm=config.elmo_norm,
+        pooling=pooling,
+        segments=segments,
+        dtype=config.precision,
+    )
+    weights: dict[str, Any] = {"encoder/bilm": params}
+    if table is not None:
+        weights["encoder/embedding"] = {"embedding": table}
+    beside = f", beside {rows:,} word vectors of width {width}" if rows else ""
+    told = (
+        f"ELMo, {sizes.bilm.num_layers} layers of width "
+        f"2 × {sizes.bilm.projection_size}, at the LSTM's {sizes.at}{beside}"
+    )
+    text = SpeltWords(vocabulary, splits, sizes.bilm.max_characters)
+    return ElmoParts(Elmo(sizes), weights, text, told)
+
+
+def _vectors_beside(
+    config: FinetuneConfig, texts: Sequence[str], splits: Splits
+) -> tuple[WordVocabulary, Float32[np.ndarray, "V D"] | None]:
+    """The words that have a vector beside ELMo's, and the vectors if they are read."""
+    if config.vectors is None:
+        return NO_WORDS, None
+    words = vector_words(texts, splits, max_size=config.max_words)
+    if config.vectors == RANDOM:
+        return words, None
+    full, table, _ = read_embedding(
+        resolve(config.vectors), words, max_words=config.max_words, seed=config.seed
+    )
+    return full, table
+
+
+def settle_elmo(config: FinetuneConfig) -> FinetuneConfig:
+    """Settles what the options of ELMo leave open."""
+    defaults: dict[str, Any] = _DEFAULTS
+    open_ones = {k: v for k, v in defaults.items() if getattr(config, k) is None}
+    return replace(config, **open_ones)
+
+
+def refuse_elmo_options(config: FinetuneConfig) -> None:
+    """Raises a ConfigError if options of ELMo are given with other weights."""
+    names = (*_DEFAULTS, "vectors", "elmo_norm")
+    given = [name for name in names if getattr(config, name) not in (None, False)]
+    if given:
+        told = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(
+            f"{told}: of ELMo, and --weights {config.weights} is no folder with "
+            "options.json and an HDF5 file."
+        )
+
+
+def elmo_stages(config: FinetuneConfig, params: Params) -> tuple[Stage, ...]:
+    """The stages of the plan that the options name for ELMo.
+
+    It is ``freeze`` (its biLM is fixed, as in the paper), ``slow`` (the biLM learns
+    at a tenth of the rate) and ``full``. Word vectors that were read from a file beside
+    it learn slowly but in ``full``.
+
+    Raises:
+      ConfigError: There is no such plan for this encoder, or it does not fit.
+    """
+    assert config.plan is not None
+    if config.plan.endswith(".json"):
+        return named_plan(config.plan, params)
+    if config.plan not in ELMO_PLANS:
+        raise ConfigError(
+            f"No transfer plan is named {config.plan!r} for ELMo."
+            f"{did_you_mean(config.plan, ELMO_PLANS)} Known: {', '.join(ELMO_PLANS)}, "
+            "or a .json file of rules."
+        )
+    bilm, vectors = "encoder/bilm/.*", "encoder/embedding/.*"
+    rules = {
+        "freeze": [Rule(bilm, frozen=True)],
+        "slow": [Rule(bilm, rate=SLOW_RATE)],
+        "full": [],
+    }[config.plan]
+    if config.plan != "full" and config.vectors not in (None, RANDOM):
+        rules.append(Rule(vectors, rate=SLOW_RATE))
+    return (Stage(0.0, Plan(*rules, Rule(".*"))),)
+
+
+def mix_penalty(config: FinetuneConfig, encoder: nn.Module) -> Penalty | None:
+    """λ‖s‖² of all of ELMo's mixes (Peters et al. 2018, section 3.3)."""
+    if not isinstance(encoder, Elmo) or not config.elmo_l2:
+        return None
+    rate = config.elmo_l2
+
+    def penalty(params: Params) -> Float[Array, ""]:
+        leaves = flatten_paths(params["encoder"])
+        weights = [x for path, x in leaves.items() if re.fullmatch("mix_.*/s", path)]
+        return rate * jnp.sum(jnp.square(jnp.concatenate(weights)))
+
+    return penalty
+
+
+def spelt(examples: Examples, text: TextEncoder) -> Examples:
+    """Gives examples what their encoder reads beside the ids of ``text``.
+
+    The ids of `SpeltWords` become those of word vectors, with the words' characters
+    beside them; other examples are returned as they are.
+    """
+    if not isinstance(text, SpeltWords):
+        return examples
+    found = text.spell(examples.tokens)
+    inputs = TokenInputs(found.rows, {CHARACTERS: found.characters})
+    return replace(examples, tokens=found.vectors, inputs=inputs)
