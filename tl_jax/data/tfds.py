@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from tl_jax.data import builders
 from tl_jax.data.table import Problems, Table, bad_characters
 from tl_jax.files.errors import DataError, SourceError, did_you_mean
 
@@ -74,6 +75,8 @@ def _builder(name: str, data_dir: str | None) -> "tfds.core.DatasetBuilder":
     options: tuple[dict[str, Any], ...] = ({}, {"file_format": "array_record"})
     for wanted in options:
         try:
+            if name in builders.NAMES:
+                return builders.builder(name, data_dir)
             builder = tfds.builder(name, data_dir=data_dir, **wanted)
         except DatasetNotFoundError as error:
             known = tfds.list_builders(with_community_datasets=False)
@@ -180,6 +183,8 @@ def _columns(features: Any) -> dict[str, list[str] | None]:
 def _string(value: Any, names: list[str] | None) -> str | None:
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, np.floating):
+        return str(value)  # 3.8, where the number itself is 3.7999999523162842
     value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")

@@ -1,0 +1,56 @@
+"""KLUE-NER as a data set of TFDS: the characters of sentences, with their tags."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from tl_jax.data.builders.manual import find_files, instructions
+from tl_jax.data.conll import read_tagged
+
+KINDS = ("DT", "LC", "OG", "PS", "QT", "TI")
+
+
+class KlueNer(tfds.core.GeneratorBasedBuilder):
+    """KLUE-NER: dates, locations, organisations, persons, quantities and times."""
+
+    VERSION = tfds.core.Version("1.1.0")
+    HOME = "https://github.com/KLUE-benchmark/KLUE"
+    FILES: ClassVar = {
+        "train": ("klue-ner-v1.1_train.tsv", "train.tsv"),
+        "validation": ("klue-ner-v1.1_dev.tsv", "dev.tsv"),
+    }
+    MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(HOME, FILES)
+    pkg_dir_path = epath.Path(__file__).parent
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        tags = ["O", *(f"{mark}-{kind}" for kind in KINDS for mark in "BI")]
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            homepage=self.HOME,
+            features=tfds.features.FeaturesDict(
+                {
+                    "sentence": tfds.features.Text(),
+                    "characters": tfds.features.Sequence(tfds.features.Text()),
+                    "tags": tfds.features.Sequence(
+                        tfds.features.ClassLabel(names=tags)
+                    ),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:
+        files = find_files(dl_manager.manual_dir, self.FILES)
+        return {split: self._generate_examples(found) for split, found in files.items()}
+
+    def _generate_examples(self, files: Sequence[Path]) -> Any:
+        rows = read_tagged(files)
+        for number, (characters, tags) in enumerate(
+            zip(rows.sentences, rows.tags or [], strict=True)
+        ):
+            sentence = "".join(characters)
+            example = {"sentence": sentence, "characters": characters, "tags": tags}
+            yield number, example

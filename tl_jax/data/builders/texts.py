@@ -1,0 +1,147 @@
+"""NSMC, KorSTS and KLUE-NLI as data sets of TFDS: texts and pairs with a label.
+
+Labels and columns are called as in the files, so that a run may be trained on the one
+and evaluated on the other.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from tl_jax.data import formats
+from tl_jax.data.builders.manual import find_files, instructions
+from tl_jax.data.readers import read_text
+from tl_jax.data.table import Problems, bad_characters
+from tl_jax.files.errors import DataError
+
+HERE = epath.Path(__file__).parent
+
+
+def read_rows(
+    files: Sequence[Path], columns: Sequence[str]
+) -> Iterator[dict[str, str]]:
+    """Yields the rows of unquoted TSV files, or of lists of JSON objects.
+
+    Raises:
+      DataError: A file cannot be read, a column is not there, or rows are bad.
+    """
+    problems = Problems()
+    for file in files:
+        parse = formats.json_list if file.suffix == ".json" else formats.tsv
+        header, rows = parse(read_text(file), str(file))
+        if lacking := [name for name in columns if name not in header]:
+            raise DataError(f"{file}: has the columns {header}, and not {lacking}.")
+        for line, row in rows:
+            wrong = row if isinstance(row, str) else bad_characters(row)
+            if wrong is None and len(row) != len(header):
+                wrong = f"{len(row)} columns, where the header has {len(header)}"
+            if wrong is not None:
+                problems.add(f"{file}:{line}", wrong)
+                continue
+            values = dict(zip(header, row, strict=True))
+            yield {name: str(values[name] or "") for name in columns}
+    problems.finish()
+
+
+class Nsmc(tfds.core.GeneratorBasedBuilder):
+    """Naver's movie reviews, positive (1) or negative (0)."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    HOME = "https://github.com/e9t/nsmc"
+    FILES: ClassVar = {
+        "train": ("ratings_train.txt", "train.tsv"),
+        "validation": ("dev.tsv",),
+        "test": ("ratings_test.txt", "test.tsv"),
+    }
+    MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(HOME, FILES)
+    pkg_dir_path = HERE
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            homepage=self.HOME,
+            features=tfds.features.FeaturesDict(
+                {
+                    "id": tfds.features.Text(),
+                    "document": tfds.features.Text(),
+                    "label": tfds.features.ClassLabel(names=["0", "1"]),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:
+        files = find_files(dl_manager.manual_dir, self.FILES)
+        return {split: self._generate_examples(found) for split, found in files.items()}
+
+    def _generate_examples(self, files: Sequence[Path]) -> Any:
+        yield from enumerate(read_rows(files, ("id", "document", "label")))
+
+
+class Korsts(tfds.core.GeneratorBasedBuilder):
+    """KorSTS: how similar two Korean sentences are in meaning, from 0 to 5."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    HOME = "https://github.com/kakaobrain/kor-nlu-datasets"
+    FILES: ClassVar = {
+        "train": ("sts-train.tsv", "train.tsv"),
+        "validation": ("sts-dev.tsv", "dev.tsv"),
+        "test": ("sts-test.tsv", "test.tsv"),
+    }
+    TEXTS = ("genre", "filename", "year", "id", "sentence1", "sentence2")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(HOME, FILES)
+    pkg_dir_path = HERE
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        texts = {name: tfds.features.Text() for name in self.TEXTS}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            homepage=self.HOME,
+            features=tfds.features.FeaturesDict(texts | {"score": np.float32}),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:
+        files = find_files(dl_manager.manual_dir, self.FILES)
+        return {split: self._generate_examples(found) for split, found in files.items()}
+
+    def _generate_examples(self, files: Sequence[Path]) -> Any:
+        for number, row in enumerate(read_rows(files, (*self.TEXTS, "score"))):
+            yield number, row | {"score": float(row["score"])}
+
+
+class KlueNli(tfds.core.GeneratorBasedBuilder):
+    """KLUE-NLI: whether a premise entails a hypothesis, contradicts it, or neither."""
+
+    VERSION = tfds.core.Version("1.1.0")
+    HOME = "https://github.com/KLUE-benchmark/KLUE"
+    FILES: ClassVar = {
+        "train": ("klue-nli-v1.1_train.json", "train.json"),
+        "validation": ("klue-nli-v1.1_dev.json", "dev.json"),
+    }
+    TEXTS = ("guid", "source", "premise", "hypothesis")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(HOME, FILES)
+    pkg_dir_path = HERE
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        texts = {name: tfds.features.Text() for name in self.TEXTS}
+        label = tfds.features.ClassLabel(
+            names=["entailment", "contradiction", "neutral"]
+        )
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            homepage=self.HOME,
+            features=tfds.features.FeaturesDict(texts | {"gold_label": label}),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:
+        files = find_files(dl_manager.manual_dir, self.FILES)
+        return {split: self._generate_examples(found) for split, found in files.items()}
+
+    def _generate_examples(self, files: Sequence[Path]) -> Any:
+        yield from enumerate(read_rows(files, (*self.TEXTS, "gold_label")))
