@@ -18,8 +18,9 @@ import tyro
 
 from tl_jax.files.errors import ConfigError, TlJaxError
 from tl_jax.files.sources import cache_home
-from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.config import CheckConfig, FinetuneConfig
 from tl_jax.runs.host_memory import keep_freed_memory
+from tl_jax.runs.pretrain_config import PretrainBertConfig, PretrainVectorsConfig
 from tl_jax.runs.tell import tell
 
 # Heavy rooms are imported by the commands that need them, so that --help is quick.
@@ -74,8 +75,10 @@ def resume(run: Run, *, allow: tuple[str, ...] = ()) -> None:
         allow: Keys of run.json that may differ from what the run started with.
     """
     from tl_jax.runs import finetune as runs
+    from tl_jax.runs.pretrain_bert import is_pretraining, resume_pretrain
 
-    print_json(runs.resume(run, set(allow)))
+    go_on = resume_pretrain if is_pretraining(run) else runs.resume
+    print_json(go_on(run, set(allow)))
 
 
 def evaluate(
@@ -130,6 +133,9 @@ def features(
     output: Path,
     layers: str = "top",
     max_length: int = 128,
+    batch_size: int = 64,
+    stateful: bool = False,
+    warmup: bool = False,
 ) -> None:
     """Write the states of a pretrained encoder, one array an input line.
 
@@ -139,10 +145,22 @@ def features(
         output: .npz or .h5; arrays are named by the line's index.
         layers: top, all (0, the embedding output, included), or numbers like 0,3,6.
         max_length: Longer inputs are cut.
+        batch_size: Lines at a time.
+        stateful: ELMo: go on with the state from line to line, as bilm-tf does.
+        warmup: ELMo: read all lines once before.
     """
     from tl_jax.runs.features import features as write_features
 
-    count = write_features(weights, input, output, layers=layers, max_length=max_length)
+    count = write_features(
+        weights,
+        input,
+        output,
+        layers=layers,
+        max_length=max_length,
+        batch_size=batch_size,
+        stateful=stateful,
+        warmup=warmup,
+    )
     tell(f"features of {count:,} lines in {output}")
 
 
@@ -203,6 +221,53 @@ def doctor() -> None:
     print("\n".join(examine()))
 
 
+def pretrain_vectors(
+    config: Annotated[PretrainVectorsConfig, tyro.conf.arg(name="")], *, out: Path
+) -> None:
+    """Train static word vectors: skip-gram with negative sampling, or GloVe.
+
+    Args:
+        config: What to train on what, and how.
+        out: The run directory to make.
+    """
+    from tl_jax.runs.pretrain_vectors import pretrain_vectors as train
+
+    print_json(train(config, out))
+
+
+def pretrain_bert(
+    config: Annotated[PretrainBertConfig, tyro.conf.arg(name="")], *, out: Path
+) -> None:
+    """Pre-train BERT by masked LM and next-sentence prediction.
+
+    Args:
+        config: What to train on what, and how.
+        out: The run directory to make; `tl-jax resume` goes on with it.
+    """
+    from tl_jax.runs.pretrain_bert import pretrain_bert as train
+
+    print_json(train(config, out))
+
+
+def data_check(config: Annotated[CheckConfig, tyro.conf.arg(name="")]) -> None:
+    """Look at data before training: labels, lengths, duplicates, leaks, bad rows.
+
+    Args:
+        config: The task and its data.
+    """
+    from tl_jax.runs.check import check_data
+
+    print(check_data(config))
+
+
+def pretrain() -> None:
+    """Train word vectors or BERT from raw text: `tl-jax pretrain --help`."""
+
+
+def data() -> None:
+    """Look at data before training: `tl-jax data check --help`."""
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__: command
     for command in (
@@ -216,8 +281,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
         report,
         export,
         plan,
+        pretrain,
+        data,
         doctor,
     )
+}
+# Commands of two words; the first stands among the others, to be seen in the help.
+GROUPS: dict[str, dict[str, Callable[..., None]]] = {
+    "pretrain": {"vectors": pretrain_vectors, "bert": pretrain_bert},
+    "data": {"check": data_check},
 }
 
 
@@ -237,12 +309,13 @@ def _run(given: list[str], debug: bool) -> int:
     try:
         keep_freed_memory()
         _keep_compilations()
+        group = given[0] if given and given[0] in GROUPS else None
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="tl-jax",
+            GROUPS[group] if group else COMMANDS,
+            prog=f"tl-jax {group}" if group else "tl-jax",
             description="Transfer learning for language in JAX. "
             "--debug shows the traceback of any error.",
-            args=given,
+            args=given[1:] if group else given,
         )
     except BrokenPipeError:
         # Whoever read our output has left; nothing can be told to them.
