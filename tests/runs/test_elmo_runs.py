@@ -181,3 +181,8 @@ def test_options_that_do_not_fit_are_refused(
         (tmp_path / name).rename(tmp_path / "words" / name)
     with pytest.raises(ConfigError, match="read characters"):
         prepare(replace(few, weights=str(tmp_path / "words")))
+
+
+def test_features_beside_the_weights_are_no_weights(shared: Path) -> None:
+    found = find_elmo(shared / "elmo/allennlp")
+    assert found is not None and found.weights.name == "lm_weights.hdf5"

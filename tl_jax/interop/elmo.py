@@ -62,6 +62,8 @@ class ElmoFiles(NamedTuple):
 def find_elmo(path: Path) -> ElmoFiles | None:
     """Finds the one biLM at or below a folder; None if there is none.
 
+    Of several HDF5 files, those that hold no LSTM (features, say) are passed over.
+
     Raises:
       WeightsError: There are several files that may be meant; all are listed.
     """
@@ -73,6 +75,8 @@ def find_elmo(path: Path) -> ElmoFiles | None:
     )
     if not options or not weights:
         return None
+    if len(weights) > 1:
+        weights = [file for file in weights if _holds_lstm(file)] or weights
     if len(options) > 1 or len(weights) > 1:
         listed = "".join(f"\n  {file}" for file in (*options, *weights))
         raise WeightsError(
@@ -80,6 +84,14 @@ def find_elmo(path: Path) -> ElmoFiles | None:
             f"holds no other ones; there are:{listed}"
         )
     return ElmoFiles(options[0], weights[0])
+
+
+def _holds_lstm(file: Path) -> bool:
+    try:
+        with h5py.File(file, "r") as opened:
+            return "RNN_0" in opened
+    except OSError:
+        return False
 
 
 def load_elmo(options: Path, weights: Path) -> tuple[BiLm, Params]:

@@ -1,7 +1,9 @@
 """The options of pre-training: of BERT, and of word vectors."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from tl_jax.files.errors import ConfigError
 
@@ -66,7 +68,7 @@ class PretrainBertConfig:
     lowercase: bool = False
     size: Size = "small"
     config: str | None = None
-    from_weights: str | None = None
+    from_weights: Annotated[str | None, tyro.conf.arg(name="from")] = None
     nsp: bool = True
     whole_words: bool = False
     max_length: int = 128
