@@ -15,18 +15,15 @@ from tl_jax.metrics.sums import mean
 from tl_jax.models.compose import compose
 from tl_jax.models.heads import Span
 from tl_jax.tasks.span_qa import (
-    END,
-    START,
     decode,
     loss,
-    max_context,
     predictions,
     scores,
     token_scores,
     tune_threshold,
-    windows,
     with_threshold,
 )
+from tl_jax.tasks.span_windows import END, START, max_context, windows
 from tl_jax.text.subwords import load_tokenizer
 from tl_jax.text.words import WordVocabulary
 

@@ -16,7 +16,6 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from tl_jax.data.examples import Examples, make_examples, ranges
 from tl_jax.data.squad import Questions, read_questions, write_predictions
 from tl_jax.files.errors import ConfigError, DataError, NonFiniteError
 from tl_jax.metrics import span_qa as metrics
@@ -24,35 +23,16 @@ from tl_jax.metrics.sums import Loss, Ratio, Sums
 from tl_jax.models.batch import Array, Batch, first_columns, membership
 from tl_jax.models.compose import Model, Params
 from tl_jax.models.heads import Span
+from tl_jax.tasks.span_windows import (
+    END,
+    START,
+    Windows,
+    lengths_of,
+    max_context,
+    windows,
+)
 from tl_jax.tasks.task import Encoded, Files, Judged, Segments
 from tl_jax.text.encodings import TextEncoder
-
-START, END = "start", "end"
-
-
-@dataclass(frozen=True, eq=False)
-class Windows:
-    """``W`` windows on the texts of questions, those of one question side by side.
-
-    Attributes:
-      examples: Question and window, one example each. The targets START and END are
-        places of tokens in the example; both are 0 where the window lacks the answer.
-      question: Number of each window's question, ascending.
-      begins: Place in the example of the window's first piece of text.
-      starts: Number of that piece in its text.
-      lengths: How many pieces of text the window shows.
-      offsets: First and one-past-last character of each piece, one array a context.
-    """
-
-    examples: Examples
-    question: Int[np.ndarray, "W"]
-    begins: Int[np.ndarray, "W"]
-    starts: Int[np.ndarray, "W"]
-    lengths: Int[np.ndarray, "W"]
-    offsets: list[Int[np.ndarray, "_ 2"]]
-
-    def __len__(self) -> int:
-        return len(self.question)
 
 
 class Candidate(NamedTuple):
@@ -84,64 +64,6 @@ class Answer:
     null_odds: float
     null_probability: float
     n_best: tuple[Candidate, ...]
-
-
-def windows(
-    encoder: TextEncoder,
-    questions: Questions,
-    *,
-    max_length: int = 384,
-    window_step: int = 128,
-    max_query: int = 64,
-) -> Windows:
-    """Encodes each question with each window on its text.
-
-    Windows begin every ``window_step`` pieces (``doc_stride`` of Google's run_squad.py;
-    never so far apart that a piece is passed over) until one shows the text's end.
-
-    Args:
-      encoder: What cuts the texts into pieces and frames a pair.
-      questions: The questions; the first answer of each becomes the target.
-      max_length: The most tokens of an example.
-      window_step: Pieces from one window's begin to the next.
-      max_query: Pieces of a question; the rest of a longer one is dropped.
-
-    Returns:
-      The windows. They have targets if all the questions are labelled.
-
-    Raises:
-      ConfigError: A length is below 1, or a question leaves no room for its text.
-    """
-    if window_step < 1 or max_query < 1:
-        raise ConfigError(
-            f"window_step {window_step} and max_query {max_query} must be 1 or more."
-        )
-    queries = [ids[:max_query] for ids in encoder.pieces(questions.questions)]
-    encoded = encoder.pieces_with_offsets(questions.contexts)
-    pieces, offsets = [ids for ids, _ in encoded], [spans for _, spans in encoded]
-    room = max_length - encoder.specials(pair=True) - _lengths(queries)
-    if (room < 1).any():
-        raise ConfigError(
-            f"max_length {max_length} leaves no room for text beside the "
-            f"{len(queries[room.argmin()])} pieces of "
-            f"{questions.places[room.argmin()]}: raise it, or lower max_query."
-        )
-    totals = _lengths(pieces)[questions.context]
-    question, starts, lengths = _cut(totals, room, window_step)
-    framed = [
-        encoder.frame(queries[q], pieces[questions.context[q]][begin : begin + length])
-        for q, begin, length in zip(question, starts, lengths, strict=True)
-    ]
-    begins = np.array([f.second for f in framed], np.int64)
-    targets = {}
-    if questions.labelled:
-        first, last = _answer_pieces(questions, offsets)[question].T - starts
-        inside = (first >= 0) & (first <= last) & (last < lengths)
-        targets = {START: inside * (begins + first), END: inside * (begins + last)}
-    examples = make_examples(
-        [f.tokens for f in framed], [f.types for f in framed], targets=targets
-    )
-    return Windows(examples, question, begins, starts, lengths, offsets)
 
 
 def loss(model: Model) -> Loss:
@@ -179,29 +101,6 @@ def token_scores(model: Model) -> Callable[[Params, Batch], Float[Array, "B T 2"
         return model.apply(params, batch, train=False).astype(jnp.float32)
 
     return function
-
-
-def max_context(
-    starts: Int[np.ndarray, "K"], lengths: Int[np.ndarray, "K"]
-) -> Int[np.ndarray, "n"]:
-    """Finds for each piece of a text the window that shows most around it.
-
-    That of the greatest min(pieces to the left, to the right) + length / 100, the first
-    of equals: ``_check_is_max_context`` of Google's run_squad.py.
-
-    Args:
-      starts: First piece of each of the text's ``K`` windows, ascending.
-      lengths: Pieces of each window; together they show the ``n`` pieces of the text.
-    """
-    window = np.repeat(np.arange(len(starts)), lengths)
-    piece = ranges(starts, lengths)
-    left = piece - starts[window]
-    around = 100 * np.minimum(left, lengths[window] - 1 - left) + lengths[window]
-    most = np.zeros(int((starts + lengths).max()), np.int64)
-    np.maximum.at(most, piece, around)
-    found = np.full(len(most), len(starts))
-    np.minimum.at(found, piece, np.where(around == most[piece], window, len(starts)))
-    return found
 
 
 def decode(
@@ -294,44 +193,12 @@ def scores(
     return metrics.totals(predictions(answers, questions), _golds(questions), mode)
 
 
-def _lengths(arrays: Sequence[np.ndarray]) -> Int[np.ndarray, "_"]:
-    return np.array([len(array) for array in arrays], np.int64)
-
-
-def _cut(
-    totals: Int[np.ndarray, "N"], room: Int[np.ndarray, "N"], window_step: int
-) -> tuple[Int[np.ndarray, "W"], Int[np.ndarray, "W"], Int[np.ndarray, "W"]]:
-    """Lays windows over texts of so many pieces: question, first piece and length."""
-    step = np.minimum(window_step, room)
-    counts = 1 + np.maximum(0, -((room - totals) // step))
-    question = np.repeat(np.arange(len(totals)), counts)
-    starts = ranges(np.zeros_like(counts), counts) * step[question]
-    return question, starts, np.minimum(room[question], totals[question] - starts)
-
-
-def _answer_pieces(
-    questions: Questions, offsets: Sequence[Int[np.ndarray, "_ 2"]]
-) -> Int[np.ndarray, "N 2"]:
-    """Finds first and last piece that share a character with each first answer.
-
-    Both are -1 where there is none; last < first where the answer has no piece.
-    """
-    found = np.full((len(questions), 2), -1)
-    for number, golds in enumerate(questions.answers):
-        if golds:
-            begins, ends = offsets[questions.context[number]].T
-            start, end = golds[0].start, golds[0].start + len(golds[0].text)
-            found[number, 0] = np.searchsorted(ends, start, side="right")
-            found[number, 1] = np.searchsorted(begins, end, side="left") - 1
-    return found
-
-
 def _check_scores(
     scores: Sequence[np.ndarray], windows: Windows, questions: Questions
 ) -> None:
     asked = len(np.unique(windows.question))
     due = windows.examples.lengths
-    if asked != len(questions) or not np.array_equal(_lengths(scores), due):
+    if asked != len(questions) or not np.array_equal(lengths_of(scores), due):
         raise DataError(
             f"Scores of {sum(map(len, scores))} tokens in {len(scores)} windows do not "
             f"belong to {due.sum()} tokens in {len(due)} windows on {asked} questions, "
@@ -350,7 +217,7 @@ def _span_scores(
     starts, lengths = windows.starts[own], windows.lengths[own]
     window = max_context(starts, lengths)
     flat = np.concatenate(scores).astype(np.float64)
-    tokens = np.cumsum(_lengths(scores)) - _lengths(scores)
+    tokens = np.cumsum(lengths_of(scores)) - lengths_of(scores)
     piece = np.arange(len(window))
     row = (tokens + windows.begins[own] - starts)[window] + piece
     ahead = np.arange(min(max_answer, len(window)))
