@@ -29,7 +29,7 @@ from tl_jax.interop.tensor_files import INDEX, WEIGHTS, read_header
 from tl_jax.models import heads
 from tl_jax.models.bert import Bert, BertConfig
 from tl_jax.models.compose import compose, flatten_paths, init_module
-from tl_jax.text import wordpiece
+from tl_jax.text import subwords
 
 ORACLES = Path(__file__).parents[1] / "oracles" / "bert"
 BERT = FAMILIES["bert"]
@@ -675,7 +675,7 @@ def head_of(architecture, activation):
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     (folder / "vocab.txt").write_text("\n".join(PIECES) + "\n")
-    return wordpiece.load_tokenizer(folder, lowercase=True)
+    return subwords.load_tokenizer(folder, lowercase=True)
 
 
 def assert_outputs(theirs, logits):
@@ -879,7 +879,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, tokenizer, monkeypatch):
     def fail(*arguments, **options):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(wordpiece.Tokenizer, "save", fail)
+    monkeypatch.setattr(subwords.Tokenizer, "save", fail)
     with pytest.raises(OSError, match="space"):
         save_bert(
             tmp_path / "e",
