@@ -120,7 +120,7 @@ def test_texts_are_counted_and_what_is_odd_is_placed(tmp_path: Path) -> None:
     assert checked.facts[0] == f"train: 6 examples of {train}"
     assert "0: 3 (50.0 %), 1: 3 (50.0 %)" in checked.facts[3]
     assert heads(checked) == [
-        "train: 1 labels are no values to learn",
+        "train: 1 bad row",
         "train: blank sentence: 1 example",
         "train: repeated: 1 example",
         "train: repeated with another answer: 1 example, 1 different",
@@ -161,8 +161,9 @@ def test_what_keeps_a_task_from_training_is_a_finding(tmp_path: Path) -> None:
         tmp_path / "p.tsv", "sentence1\tsentence2\tscore", "a\tb\tc", "a\tc\t1"
     )
     checked = check_data(CheckConfig("regress", (pair,)))
-    assert heads(checked) == ["train: 1 labels are no values to learn"]
-    assert told(checked, "train: 1 labels are no values to learn") == (f"{pair}:2: 'c' is no number",)
+    head = "train: 1 labels are no values to learn"
+    assert heads(checked) == [head]
+    assert told(checked, head) == (f"{pair}:2: 'c' is no number",)
     checked = check_data(CheckConfig("classify", (one,), pair))
     assert "one part holds pairs of texts, the other does not" in heads(checked)
     characters = write(tmp_path / "k.tsv", "가\tB-PS", "나\tI-PS", "", "다\tO")
@@ -193,7 +194,7 @@ def test_a_sentence_without_end_is_placed(tmp_path: Path) -> None:
     lines = ["good\tO", "", *["film\tB-X"] * 1001]
     file = write(tmp_path / "train.conll", *lines)
     checked = check_data(CheckConfig("tag", (file,)))
-    assert told(checked, "train: 1 labels are no values to learn") == (
+    assert told(checked, "train: 1 bad row") == (
         f"{file}:3: a sentence of 1001 tokens: are blank lines missing?",
     )
 
