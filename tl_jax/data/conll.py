@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,6 +17,7 @@ from tl_jax.data.readers import read_text
 from tl_jax.data.table import Problems, bad_characters
 from tl_jax.files import atomic
 from tl_jax.files.errors import ConfigError, DataError
+from tl_jax.text.words import split_words
 
 Scheme = Literal["IOB2", "IOB1", "IO", "BIOES", "BILOU"]
 
@@ -144,6 +146,28 @@ def read_tagged(
         comments=[block.comments for block in good],
         scheme=scheme,
         skipped=len(blocks) - len(good),
+    )
+
+
+def read_plain(file: str, *, characters: bool) -> TaggedSentences:
+    """Reads one sentence a line, cut into words or characters, without tags.
+
+    Raises:
+      DataError: The file is missing, is no UTF-8, or holds no sentence.
+    """
+    lines = read_text(Path(file)).split("\n")
+    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise DataError(f"{file}: there is no sentence.")
+    cut = list if characters else partial(split_words, lowercase=False)
+    sentences = [cut(line.strip()) for _, line in numbered]
+    return TaggedSentences(
+        sentences=sentences,
+        tags=None,
+        places=[f"{file}:{number}" for number, _ in numbered],
+        lines=sentences,
+        comments=[[] for _ in sentences],
+        scheme=None,
     )
 
 

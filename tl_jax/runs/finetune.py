@@ -5,8 +5,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from tl_jax.files.atomic import read_json, sweep, write_json
 from tl_jax.files.errors import ConfigError
 from tl_jax.files.locks import hold
@@ -14,6 +12,7 @@ from tl_jax.metrics.bootstrap import spread
 from tl_jax.models.compose import Params
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.encoders import rebuild
+from tl_jax.runs.first_state import first_state
 from tl_jax.runs.folder import (
     CHECKPOINTS,
     RESULTS,
@@ -39,9 +38,8 @@ from tl_jax.runs.results import best_params, write_results
 from tl_jax.runs.tasks import task_of
 from tl_jax.runs.tell import tell
 from tl_jax.training import checkpoint
-from tl_jax.training.arrays import quiet_orbax
-from tl_jax.training.log import Progress, tensorboard_writer, truncate_log
-from tl_jax.training.loop import Display, Habits, Memory, Training, fit
+from tl_jax.training.log import Progress, tensorboard_writer
+from tl_jax.training.loop import Display, Habits, Training, fit
 from tl_jax.training.signals import exit_on_signal, stop_requests
 from tl_jax.training.state import TrainState
 
@@ -153,7 +151,7 @@ def _train(
     predict = task_predictor(task, job.model, config)
     rows, dev = job.parts["dev"].rows, job.encoded["dev"]
     with stop_requests() as stop:
-        state, memory = _start(job, training, run, params)
+        state, memory = first_state(job.model, training, run, params)
         _introduce(job, training, run, state)
 
         def evaluate(params: Params) -> dict[str, float] | None:
@@ -182,32 +180,6 @@ def _train(
             )
         best = best_params(run, memory.best_step, state)
         return write_results(run, job, best, memory, predict, stop)
-
-
-def _start(
-    job: Job, training: Training, run: Path, params: Params | None
-) -> tuple[TrainState, Memory]:
-    """The state of step 0, or the newest whole checkpoint with what the loop knew."""
-    quiet_orbax()
-    checkpoint.sweep(run / CHECKPOINTS)
-    if params is not None:
-        truncate_log(run / "metrics.jsonl", -1)
-        return training.state(params, copy=False), Memory()
-    batch = training.stream.batch(0)
-
-    def shapes(step: int) -> dict[str, Any]:
-        def draw() -> dict[str, Any]:
-            return vars(training.state(job.model.init(jax.random.key(0), batch), step))
-
-        return jax.eval_shape(draw)
-
-    restored = checkpoint.restore_newest(run / CHECKPOINTS, shapes)
-    for note in restored.notes:
-        tell(note)
-    step = restored.progress.pop("step")
-    truncate_log(run / "metrics.jsonl", step)
-    tell(f"goes on from step {step} of {training.total_steps}")
-    return TrainState(**restored.state), Memory(**restored.progress)
 
 
 def _introduce(job: Job, training: Training, run: Path, state: TrainState) -> None:

@@ -30,6 +30,7 @@ from tl_jax.metrics.sums import add, mean
 from tl_jax.models.bert import Bert
 from tl_jax.models.compose import Model, Params
 from tl_jax.runs.encoders import describe, rebuild, weights_hash
+from tl_jax.runs.first_state import first_state
 from tl_jax.runs.folder import (
     CHECKPOINTS,
     RESULTS,
@@ -53,9 +54,8 @@ from tl_jax.runs.tell import tell
 from tl_jax.tasks import pretraining
 from tl_jax.text.subwords import Tokenizer, load_tokenizer
 from tl_jax.training import checkpoint
-from tl_jax.training.arrays import quiet_orbax
-from tl_jax.training.log import Progress, tensorboard_writer, truncate_log
-from tl_jax.training.loop import Display, Evaluate, Habits, Memory, Training, fit
+from tl_jax.training.log import Progress, tensorboard_writer
+from tl_jax.training.loop import Display, Evaluate, Habits, Training, fit
 from tl_jax.training.placement import choose_placement
 from tl_jax.training.signals import StopRequest, exit_on_signal, stop_requests
 from tl_jax.training.state import TrainState
@@ -195,7 +195,7 @@ def _train(
     config = job.config
     training = training_of(config, job.model, job.tokenizer, job.parts["train"])
     with stop_requests() as stop:
-        state, memory = _start(job, training, run, params)
+        state, memory = first_state(job.model, training, run, params)
         _introduce(job, training, run)
         evaluate = _evaluate(job, training, stop) if "dev" in job.parts else None
         start = int(state.step)
@@ -248,32 +248,6 @@ def training_of(
         accumulate=config.accumulate,
         seed=config.seed,
     )
-
-
-def _start(
-    job: _Job, training: Training, run: Path, params: Params | None
-) -> tuple[TrainState, Memory]:
-    """The state of step 0, or the newest whole checkpoint with what the loop knew."""
-    quiet_orbax()
-    checkpoint.sweep(run / CHECKPOINTS)
-    if params is not None:
-        truncate_log(run / "metrics.jsonl", -1)
-        return training.state(params, copy=False), Memory()
-    batch = training.stream.batch(0)
-
-    def shapes(step: int) -> dict[str, Any]:
-        def draw() -> dict[str, Any]:
-            return vars(training.state(job.model.init(jax.random.key(0), batch), step))
-
-        return jax.eval_shape(draw)
-
-    restored = checkpoint.restore_newest(run / CHECKPOINTS, shapes)
-    for note in restored.notes:
-        tell(note)
-    step = restored.progress.pop("step")
-    truncate_log(run / "metrics.jsonl", step)
-    tell(f"goes on from step {step} of {training.total_steps}")
-    return TrainState(**restored.state), Memory(**restored.progress)
 
 
 def _introduce(job: _Job, training: Training, run: Path) -> None:

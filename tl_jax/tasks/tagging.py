@@ -6,7 +6,6 @@ IOB2. Whatever the head, only legal sequences are decoded: I-X after B-X or I-X 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,10 +16,9 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int
 
-from tl_jax.data.conll import TaggedSentences, read_tagged, write_tagged
+from tl_jax.data.conll import TaggedSentences, read_plain, read_tagged, write_tagged
 from tl_jax.data.examples import Examples, make_examples, ranges
 from tl_jax.data.propbank import Propositions
-from tl_jax.data.readers import read_text
 from tl_jax.files.errors import ConfigError, DataError, did_you_mean
 from tl_jax.metrics.entities import (
     Rule,
@@ -42,7 +40,6 @@ from tl_jax.models.heads import Tag, TagCrf, TagScores
 from tl_jax.tasks.task import Encoded, Files, Judged, Segments
 from tl_jax.text.alignment import Aligned, align
 from tl_jax.text.encodings import TextEncoder
-from tl_jax.text.words import split_words
 
 TAG = "tag"
 OUTSIDE = 0  # the number of O; B-X of the k-th type is 2k − 1, and I-X is 2k
@@ -463,25 +460,3 @@ class Tagging:
     def write(self, file: Path, judged: Judged, rows: TaggedSentences) -> None:
         """Writes the input's columns and the tags as the last one."""
         write_tagged(file, rows, [record["tags"] for record in judged.records])
-
-
-def read_plain(file: str, *, characters: bool) -> TaggedSentences:
-    """Reads one sentence a line, cut into words or characters, without tags.
-
-    Raises:
-      DataError: The file is missing, is no UTF-8, or holds no sentence.
-    """
-    lines = read_text(Path(file)).split("\n")
-    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
-        raise DataError(f"{file}: there is no sentence.")
-    cut = list if characters else partial(split_words, lowercase=False)
-    sentences = [cut(line.strip()) for _, line in numbered]
-    return TaggedSentences(
-        sentences=sentences,
-        tags=None,
-        places=[f"{file}:{number}" for number, _ in numbered],
-        lines=sentences,
-        comments=[[] for _ in sentences],
-        scheme=None,
-    )
