@@ -34,7 +34,6 @@ from tl_jax.interop.load import load
 from tl_jax.metrics.bootstrap import spread
 from tl_jax.models.compose import Params, compose, graft
 from tl_jax.models.heads import Classify
-from tl_jax.report import markdown
 from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.trial import Recipe, train_and_score
 from tl_jax.tasks import classification
@@ -86,7 +85,7 @@ class Ours:
         loss = classification.loss(self.model)
         self.step = placement.train(train_step(loss, optimizer))
         self.predict = placement.map(classification.log_probabilities(self.model))
-        self.state = placement.replicate(create_state(params, optimizer))
+        self.state = placement.replicate(create_state(params, optimizer), copy=False)
 
     def load(self, seed: int) -> Params:
         """The pretrained encoder under a head drawn at random."""
@@ -217,6 +216,8 @@ def main(config: Config) -> None:
     if config.memory_of is not None:
         measure_memory(make_side(task, config.batch_size, config.memory_of))
         return
+    from tl_jax.report import markdown  # it draws, too: no memory of a training run's
+
     sides = [make_side(task, config.batch_size, name) for name in SIDES]
     table = list(padded_times(task, sides, config.repeats))
     table.append(real_times(sides, config.steps))

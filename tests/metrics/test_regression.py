@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tl_jax.metrics.regression import pearson, spearman
+from tl_jax.metrics.regression import pearson, ranks, spearman
 
 
 def test_correlations_by_hand():
@@ -23,3 +23,9 @@ def test_ties_share_their_mean_rank():
 def test_a_constant_has_no_correlation():
     assert pearson(np.ones(3), np.arange(3.0)) == 0.0
     assert spearman(np.arange(3.0), np.ones(3)) == 0.0
+
+
+def test_ranks_equal_scipys():
+    stats = pytest.importorskip("scipy.stats")
+    values = np.random.default_rng(0).integers(0, 9, 50) / 2
+    np.testing.assert_array_equal(ranks(values), stats.rankdata(values))

@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
 
 
 def pearson(predicted: Float[np.ndarray, " M"], gold: Float[np.ndarray, " M"]) -> float:
@@ -16,4 +15,11 @@ def spearman(
     predicted: Float[np.ndarray, " M"], gold: Float[np.ndarray, " M"]
 ) -> float:
     """Spearman's ρ, Pearson's r of the ranks; equal values share their mean rank."""
-    return pearson(rankdata(predicted), rankdata(gold))
+    return pearson(ranks(predicted), ranks(gold))
+
+
+def ranks(values: Float[np.ndarray, " M"]) -> Float[np.ndarray, " M"]:
+    """Ranks from 1 for the smallest; equal values share their mean rank."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[index]

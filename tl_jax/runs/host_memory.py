@@ -3,6 +3,8 @@
 import ctypes
 import sys
 
+import jax
+
 # From glibc's malloc.h; a negative threshold means no limit.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
@@ -28,4 +30,12 @@ def keep_freed_memory() -> bool:
         return False
     # One arena: in any other, glibc maps large blocks whatever the maximum says.
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
+    jax.monitoring.register_event_duration_secs_listener(_trim_after_compiling)
     return all([mallopt(*setting) == 1 for setting in settings])
+
+
+def _trim_after_compiling(event: str, seconds: float, **details: object) -> None:
+    """Gives back what the compiler freed, too scattered for a step to use again."""
+    del seconds, details
+    if event == "/jax/core/compile/backend_compile_duration":
+        ctypes.CDLL(None).malloc_trim(0)
