@@ -37,7 +37,7 @@ def test_unknown_flag_is_answered_with_the_nearest(
 def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = leave(capsys, "finetun")
     assert code == 2
-    assert "finetune" in err
+    assert "Did you mean 'finetune'?" in err
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from tl_jax.files.errors import ConfigError, TlJaxError
+from tl_jax.files.errors import ConfigError, TlJaxError, did_you_mean
 from tl_jax.files.sources import cache_home
 from tl_jax.runs.config import CheckConfig, FinetuneConfig
 from tl_jax.runs.host_memory import keep_freed_memory
@@ -309,6 +309,7 @@ def _run(given: list[str], debug: bool) -> int:
     try:
         keep_freed_memory()
         _keep_compilations()
+        _check_command(given)
         group = given[0] if given and given[0] in GROUPS else None
         tyro.extras.subcommand_cli_from_dict(
             GROUPS[group] if group else COMMANDS,
@@ -332,6 +333,15 @@ def _run(given: list[str], debug: bool) -> int:
         hint = "This is an error in tl-jax; --debug shows where."
         return _failed(1, f"{problem}\n{hint}", debug)
     return 0
+
+
+def _check_command(given: list[str]) -> None:
+    """Refuses an unknown command with the nearest name."""
+    if given and not given[0].startswith("-") and given[0] not in COMMANDS:
+        raise ConfigError(
+            f"No command is named {given[0]!r}.{did_you_mean(given[0], COMMANDS)} "
+            f"Known: {', '.join(COMMANDS)}."
+        )
 
 
 def _keep_compilations() -> None:

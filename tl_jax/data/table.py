@@ -95,7 +95,8 @@ class Problems:
         if self.count and self.on_bad == "raise":
             raise DataError(
                 f"{self.count} bad row{'s' * (self.count > 1)}:\n{self._told()}\n"
-                "Mend the file, or leave bad rows out with on_bad='skip'."
+                "Mend the file, or leave bad rows out: on_bad='skip', and for "
+                "training --on-bad skip."
             )
 
     def _told(self) -> str:
