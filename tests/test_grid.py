@@ -12,7 +12,15 @@ from tl_jax.data.examples import Examples, make_examples
 from tl_jax.data.packing import pack
 from tl_jax.models import heads
 from tl_jax.models.compose import Model, compose, flatten_paths
-from tl_jax.tasks import classification, regression, span_qa, span_windows, srl, tagging
+from tl_jax.tasks import (
+    classification,
+    regression,
+    span_qa,
+    span_windows,
+    srl,
+    tagging,
+    word_tags,
+)
 from tl_jax.training.step import create_state, train_step
 from tl_jax.transfer.presets import ENCODER_PLANS, WORD_VECTOR_PLANS, named_plan
 from tl_jax.transfer.schedules import warmup_linear
@@ -54,7 +62,7 @@ def all_targets() -> Examples:
             span_windows.START: draw.integers(0, lengths),
             span_windows.END: draw.integers(0, lengths),
         },
-        token_targets={tagging.TAG: [draw.integers(0, 2, n) for n in lengths]},
+        token_targets={word_tags.TAG: [draw.integers(0, 2, n) for n in lengths]},
     )
 
 

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 from tl_jax.diagnosis import by_length, confidence, diagnose
 from tl_jax.files.errors import ConfigError
-from tl_jax.report import markdown, report
+from tl_jax.report import markdown, mean_mixes, report
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.data import read_part
 from tl_jax.runs.folder import Setup, versions, write_setup
@@ -269,6 +269,37 @@ def test_without_its_data_only_the_training_is_drawn(tmp_path: Path) -> None:
     assert "tl-jax resume" in report([run])
     with pytest.raises(ConfigError, match="not a run directory"):
         report([tmp_path / "nothing"])
+
+
+def test_what_mixes_take_of_elmos_layers_is_drawn(tmp_path: Path) -> None:
+    """Seeds are averaged, and several runs have one picture together."""
+    mixes = [
+        {"output": {"weights": [0.1, 0.2, 0.7], "gamma": 1.5}},
+        {"output": {"weights": [0.3, 0.2, 0.5], "gamma": 0.5}},
+    ]
+    runs = (
+        tmp_path / "seeds" / "seed-0",
+        tmp_path / "seeds" / "seed-1",
+        tmp_path / "tag",
+    )
+    for run, task, mix in zip(
+        runs, ("classify", "classify", "tag"), (*mixes, mixes[0]), strict=True
+    ):
+        write_run(run, task, tmp_path)
+        results = json.loads((run / "results.json").read_text())
+        told = json.dumps(results | {"elmo_mixes": mix})
+        (run / "results.json").write_text(told)
+    (tmp_path / "seeds" / "seeds.json").write_text(json.dumps({"seeds": 2}))
+    (found,) = mean_mixes(tmp_path / "seeds")
+    assert found.name == "seeds, output"
+    assert found.weights == pytest.approx([0.2, 0.2, 0.6])
+    assert found.gamma == pytest.approx(1.0)
+    told = report([tmp_path / "seeds", tmp_path / "tag"]).splitlines()
+    assert told[-1] == f"picture: {tmp_path / 'elmo_layers.png'}"
+    assert imread(tmp_path / "elmo_layers.png").std() > 0.05
+    # Beside training, confusion, lengths and calibration there is a fifth panel.
+    assert imread(runs[0] / "report.png").shape[:2] == (3 * 3.6 * 150, 10 * 150)
+    assert mean_mixes(write_run(tmp_path / "bert", "regress", tmp_path)) == []
 
 
 def test_a_markdown_table_is_aligned() -> None:

@@ -1,5 +1,6 @@
 """Tiny data and the words of a command on them, for runs that take seconds."""
 
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -54,3 +55,32 @@ def finetune_words(tiny: Path, out: Path, *more: object) -> list[str]:
     words += ["--dev", tiny / "dev.tsv", "--weights", tiny / "bert", "--out", out]
     words += ["--max-length", 32, "--batch-size", 8, "--learning-rate", 1e-2]
     return [str(word) for word in (*words, *more)]
+
+
+def write_documents(file: Path, documents: int, seed: int) -> str:
+    """Documents of sentences, each of which has its own favourite word."""
+    draw = np.random.default_rng(seed)
+    blocks = []
+    for _ in range(documents):
+        favourite = draw.choice(WORDS)
+        sentences = [
+            " ".join([favourite, *draw.choice(WORDS, draw.integers(1, 7)), "."])
+            for _ in range(draw.integers(3, 12))
+        ]
+        blocks.append("\n".join(sentences))
+    file.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+    return str(file)
+
+
+class StopAt:
+    """A display that asks the run to stop after some steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def update(self, step: int, **_: object) -> None:
+        if step == self.step:
+            signal.raise_signal(signal.SIGTERM)
+
+    def note(self, text: str) -> None:
+        del text

@@ -3,7 +3,8 @@
 Exit codes: 0 done; 1 an error in the program; 2 a wrong option or combination; 3 data
 or weights that cannot be read or had; 4 stored files or predictions that are not those
 recorded; 5 the run directory is in use; 6 training became NaN or infinite; 7 a
-checkpoint could not be written; 130 and 143 stopped by SIGINT or SIGTERM.
+checkpoint could not be written; 8 another process of the training is gone; 130 and 143
+stopped by SIGINT or SIGTERM.
 """
 
 import json
@@ -18,9 +19,14 @@ import tyro
 
 from tl_jax.files.errors import ConfigError, TlJaxError, did_you_mean
 from tl_jax.files.sources import cache_home
+from tl_jax.runs.cluster import Cluster, together
 from tl_jax.runs.config import CheckConfig, FinetuneConfig
 from tl_jax.runs.host_memory import keep_freed_memory
-from tl_jax.runs.pretrain_config import PretrainBertConfig, PretrainVectorsConfig
+from tl_jax.runs.pretrain_config import (
+    PretrainBertConfig,
+    PretrainElmoConfig,
+    PretrainVectorsConfig,
+)
 from tl_jax.runs.tell import tell
 
 # Heavy rooms are imported by the commands that need them, so that --help is quick.
@@ -67,17 +73,31 @@ def finetune(
         print_json(runs.finetune_seeds(config, out, seeds))
 
 
-def resume(run: Run, *, allow: tuple[str, ...] = ()) -> None:
+def resume(
+    run: Run,
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")],
+    *,
+    allow: tuple[str, ...] = (),
+) -> None:
     """Go on with an interrupted run, exactly.
 
     Args:
         run: The run directory.
+        cluster: With which other processes; of a pre-training run.
         allow: Keys of run.json that may differ from what the run started with.
     """
     from tl_jax.runs import finetune as runs
-    from tl_jax.runs.pretrain_bert import is_pretraining, resume_pretrain
+    from tl_jax.runs import pretrain_bert as bert
+    from tl_jax.runs import pretrain_elmo as elmo
+    from tl_jax.runs.pretraining import kind_of
 
-    go_on = resume_pretrain if is_pretraining(run) else runs.resume
+    kind = kind_of(run)
+    if kind == bert.KIND:
+        with together(cluster):
+            return print_json(bert.resume_pretrain(run, set(allow)))
+    if cluster != Cluster():
+        raise ConfigError("Only BERT's pre-training goes on in several processes.")
+    go_on = elmo.resume_pretrain_elmo if kind == elmo.KIND else runs.resume
     print_json(go_on(run, set(allow)))
 
 
@@ -115,8 +135,10 @@ def predict(run: Run, *, input: str, output: Path) -> None:
 
     Args:
         run: The run directory.
-        input: Data as for training; labels are not needed. tag: also .txt, a sentence a
-            line.
+        input: Data as for training; labels are not needed. Or raw text: .txt, a text a
+            line, for all tasks on single texts; .jsonl for tag with text, for span with
+            question and context, for srl with text (or words) and predicates, each the
+            number of a word or [first, one past the last] character.
         output: .jsonl: one object a row. Else span: the official scripts' JSON; tag and
             srl: the input's columns and the prediction.
     """
@@ -182,9 +204,15 @@ def report(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
     Args:
         runs: Run directories; of several seeds, the folder above them.
     """
+    from tl_jax.perplexities import report_pretraining
     from tl_jax.report import report as report_runs
+    from tl_jax.runs.pretraining import kind_of
 
-    print(report_runs(runs))
+    pretrained = [run for run in runs if kind_of(run)]
+    if others := [run for run in runs if run not in pretrained]:
+        print(report_runs(others))
+    if pretrained:
+        print(report_pretraining(pretrained))
 
 
 def export(run: Run, *, to: Path) -> None:
@@ -236,15 +264,34 @@ def pretrain_vectors(
 
 
 def pretrain_bert(
-    config: Annotated[PretrainBertConfig, tyro.conf.arg(name="")], *, out: Path
+    config: Annotated[PretrainBertConfig, tyro.conf.arg(name="")],
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")],
+    *,
+    out: Path,
 ) -> None:
     """Pre-train BERT by masked LM and next-sentence prediction.
 
     Args:
         config: What to train on what, and how.
+        cluster: With which other processes.
         out: The run directory to make; `tl-jax resume` goes on with it.
     """
     from tl_jax.runs.pretrain_bert import pretrain_bert as train
+
+    with together(cluster):
+        print_json(train(config, out))
+
+
+def pretrain_elmo(
+    config: Annotated[PretrainElmoConfig, tyro.conf.arg(name="")], *, out: Path
+) -> None:
+    """Pre-train ELMo's biLM: LSTMs that predict the next and the previous word.
+
+    Args:
+        config: What to train on what, and how.
+        out: The run directory to make; `tl-jax resume` goes on with it.
+    """
+    from tl_jax.runs.pretrain_elmo import pretrain_elmo as train
 
     print_json(train(config, out))
 
@@ -261,7 +308,7 @@ def data_check(config: Annotated[CheckConfig, tyro.conf.arg(name="")]) -> None:
 
 
 def pretrain() -> None:
-    """Train word vectors or BERT from raw text: `tl-jax pretrain --help`."""
+    """Train word vectors, ELMo or BERT from raw text: `tl-jax pretrain --help`."""
 
 
 def data() -> None:
@@ -288,7 +335,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 # Commands of two words; the first stands among the others, to be seen in the help.
 GROUPS: dict[str, dict[str, Callable[..., None]]] = {
-    "pretrain": {"vectors": pretrain_vectors, "bert": pretrain_bert},
+    "pretrain": {
+        "vectors": pretrain_vectors,
+        "elmo": pretrain_elmo,
+        "bert": pretrain_bert,
+    },
     "data": {"check": data_check},
 }
 

@@ -1,6 +1,7 @@
 """Pictures: each function draws one thing into axes that it is given."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -147,6 +148,39 @@ def draw_values(
     axes.set_xlabel("gold")
     axes.set_ylabel("predicted")
     _title(axes, "predicted against gold")
+
+
+class LayerMix(NamedTuple):
+    """A mix of ELMo's layers.
+
+    Attributes:
+      name: Whose it is.
+      weights: softmax(s), one a layer; layer 0 is the words' own vectors.
+      gamma: γ.
+    """
+
+    name: str
+    weights: Sequence[float]
+    gamma: float
+
+
+def draw_mixes(axes: Axes, mixes: Sequence[LayerMix]) -> None:
+    """Draws what each mix takes of each layer, one mix a line, with its γ."""
+    depth = max(len(mix.weights) for mix in mixes)
+    shares = np.full((len(mixes), depth), np.nan)
+    for row, mix in enumerate(mixes):
+        shares[row, : len(mix.weights)] = mix.weights
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=np.nanmax(shares), aspect="auto")
+    axes.spines[:].set_visible(False)
+    for row, column in np.argwhere(~np.isnan(shares)):
+        share = shares[row, column]
+        colour = PAPER if share > 0.6 * np.nanmax(shares) else INK
+        axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour)
+    layers = ["words", *(f"LSTM {number}" for number in range(1, depth))]
+    axes.set_xticks(range(depth), layers)
+    names = [f"{mix.name} (γ {mix.gamma:.2f})" for mix in mixes]
+    axes.set_yticks(range(len(mixes)), names)
+    _title(axes, "what ELMo's mixes take of its layers, softmax(s)")
 
 
 def smooth(values: Sequence[float], share: float = 0.9) -> list[float]:

@@ -1,11 +1,14 @@
 """Tables and pictures of runs."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from tl_jax.diagnosis import Diagnosis, diagnose
@@ -13,21 +16,26 @@ from tl_jax.drawing import (
     COLOURS,
     INK,
     PALE,
+    LayerMix,
     draw_calibration,
     draw_confusion,
     draw_lengths,
+    draw_mixes,
     draw_training,
     draw_types,
     draw_values,
     panels,
 )
-from tl_jax.files.atomic import read_json
+from tl_jax.files.atomic import read_json, write_text
 from tl_jax.files.errors import ConfigError, DataError, TlJaxError
+from tl_jax.metrics.bootstrap import Spread
 from tl_jax.runs.data import read_part
 from tl_jax.runs.folder import PREDICTIONS, RESULTS, SEEDS, Setup, read_setup
 from tl_jax.runs.tasks import task_of
 from tl_jax.tasks.task import Task
 from tl_jax.training.log import read_log
+
+MIXES_PICTURE = "elmo_layers.png"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -76,23 +84,65 @@ def draw_rows(file: Path, rows: Sequence[tuple[str, float, float]], title: str) 
 
 
 def draw_curves(
-    file: Path, curves: Mapping[str, Sequence[tuple[int, float]]], title: str
+    file: Path,
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    title: str,
+    deviations: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    score: str = "accuracy",
 ) -> None:
-    """Draws accuracy against the number of labels, on a logarithmic axis."""
+    """Draws a score against the number of labels, on a logarithmic axis.
+
+    ``deviations`` are drawn as bars around the curves' points.
+    """
     figure, (axes,) = panels(1, height=4.2)
     for (name, points), colour in zip(curves.items(), COLOURS, strict=False):
         sizes, accuracies = zip(*points, strict=True)
         shown = [100 * accuracy for accuracy in accuracies]
-        axes.plot(sizes, shown, marker="o", color=colour, label=name)
+        bars = [100 * deviation for deviation in deviations.get(name, ())]
+        axes.errorbar(
+            sizes, shown, bars or None, marker="o", color=colour, label=name, capsize=3
+        )
     ticks = sorted({size for points in curves.values() for size, _ in points})
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
     axes.minorticks_off()
     axes.set_xlabel("labels")
-    axes.set_ylabel("accuracy, %")
+    axes.set_ylabel(f"{score}, %")
     axes.set_title(title, loc="left", fontsize=10)
     axes.legend(frameon=False, fontsize=9)
     figure.savefig(file, dpi=150)
+
+
+def tell_curves(
+    out: Path, score: str, spreads: Mapping[str, Mapping[int, Spread]]
+) -> str:
+    """Writes scores by system and number of labels: ``table.md`` and ``labels.png``.
+
+    Args:
+      out: The folder.
+      score: Their name.
+      spreads: By system, then by number of labels; the same numbers everywhere.
+
+    Returns:
+      The table.
+    """
+    sizes = next(iter(spreads.values()))
+    head = (f"{score}, %", *(f"{size:,} labels" for size in sizes))
+    rows = [
+        (system, *(f"{100 * s.mean:.1f} ± {100 * s.std:.1f}" for s in found.values()))
+        for system, found in spreads.items()
+    ]
+    runs = max(one.runs for found in spreads.values() for one in found.values())
+    title = f"mean ± standard deviation of {runs} seeds"
+    table = f"{title}\n\n{markdown(head, rows)}"
+    write_text(out / "table.md", f"{table}\n")
+    means = {
+        system: [(size, one.mean) for size, one in found.items()]
+        for system, found in spreads.items()
+    }
+    bars = {system: [s.std for s in f.values()] for system, f in spreads.items()}
+    draw_curves(out / "labels.png", means, title, bars, score.replace("_", " "))
+    return table
 
 
 def report(runs: Sequence[Path]) -> str:
@@ -102,7 +152,8 @@ def report(runs: Sequence[Path]) -> str:
       runs: Run directories; of several seeds, the folder above them.
 
     Returns:
-      The table, and where the pictures lie (``report.png`` in each run directory).
+      The table, and where the pictures lie: ``report.png`` in each run directory, and
+      for several runs with ELMo ``elmo_layers.png`` above them.
 
     Raises:
       ConfigError: One is not a run directory.
@@ -111,7 +162,33 @@ def report(runs: Sequence[Path]) -> str:
     head = ("run", "task", "weights", "plan", "rate", "seed", "score", "dev", "test")
     table = markdown(head, [_summary(run) for run in each])
     told = [line for run in each for line in draw_run(run)]
+    if len(mixes := [mix for run in runs for mix in mean_mixes(run)]) > 1:
+        file = Path(os.path.commonpath([run.resolve() for run in runs]), MIXES_PICTURE)
+        figure, (axes,) = panels(1, height=0.5 * len(mixes) + 1.2)
+        draw_mixes(axes, mixes)
+        figure.savefig(file, dpi=150)
+        told.append(f"picture: {file}")
     return "\n".join([table, "", *told])
+
+
+def mean_mixes(run: Path) -> list[LayerMix]:
+    """What the mixes of ELMo have learnt, averaged over a run's seeds, if it has any.
+
+    They are named by the run, and by the place where the mix is joined.
+    """
+    told = [
+        read_json(seed / RESULTS).get("elmo_mixes", {})
+        for seed in _seeds(run)
+        if (seed / RESULTS).exists()
+    ]
+    return [
+        LayerMix(
+            f"{run.name}, {place}",
+            np.mean([mixes[place]["weights"] for mixes in told], axis=0).tolist(),
+            float(np.mean([mixes[place]["gamma"] for mixes in told])),
+        )
+        for place in (told[0] if told else {})
+    ]
 
 
 def draw_run(run: Path) -> list[str]:
@@ -131,6 +208,8 @@ def draw_run(run: Path) -> list[str]:
     except TlJaxError as error:
         notes.append(f"{run}: only the training is drawn. {error}")
     drawings = _drawings(diagnosis) if diagnosis is not None else []
+    if mixes := mean_mixes(run):
+        drawings.append(partial(draw_mixes, mixes=mixes))
     figure, axes = panels(1 + len(drawings))
     records = read_log(run / "metrics.jsonl")
     key = f"dev_{task.score}"

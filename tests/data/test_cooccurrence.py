@@ -55,6 +55,9 @@ def test_the_order_is_random_and_depends_on_the_seed_alone(tmp_path, monkeypatch
     place = np.arange(len(files[0]))
     order = np.argsort(np.argsort(files[0], order=("word", "context")))
     assert abs(np.corrcoef(place, order)[0, 1]) < 4 / np.sqrt(len(place))
+    # Of neighbours in random order one half ascend, with a variance of n / 12.
+    ascents = (np.diff(order) > 0).sum()
+    assert abs(ascents - len(place) / 2) < 4 * np.sqrt(len(place) / 12)
 
 
 def test_wrong_windows_are_refused(tmp_path):

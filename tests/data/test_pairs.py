@@ -104,6 +104,11 @@ def test_draws_are_keyed_by_seed_and_epoch():
     assert once == again
     assert once != pairs_in(stream, 1)
     assert once != pairs_in(replace(stream, seed=1))
+    # Each part of the text has draws of its own, too.
+    twice = corpus_of([np.arange(40) % 7] * 2)
+    first, second = SkipGramStream(twice, **{**SMALL, "steps": 5}).epoch(0)
+    for name in ("reach", "negatives"):
+        assert (getattr(first[0], name) != getattr(second[0], name)).any()
 
 
 def test_what_has_been_seen_rises_to_the_texts_length():

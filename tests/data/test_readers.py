@@ -211,7 +211,7 @@ BAD_FILES = [
     ("a.json", b"[" + b"9" * 9999 + b"]", "broken JSON"),
     ("a.json", b"[]", "no object"),
     ("a.jsonl", b"{}\n{}\n", "no object"),
-    ("a.txt", b"x", "format is told"),
+    ("a.doc", b"x", "format is told"),
 ]
 
 

@@ -1,7 +1,10 @@
 """Prepared text on disk: what comes back, and what is refused."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +12,8 @@ import pytest
 from tl_jax.data import shards
 from tl_jax.data.masking import MASKED_LM, NEXT_SENTENCE, Masking
 from tl_jax.data.next_sentence import PairRules
-from tl_jax.data.shards import Pieces, PretrainingStream, open_prepared, prepare
+from tl_jax.data.pretraining_stream import PretrainingStream
+from tl_jax.data.shards import Pieces, open_prepared, prepare
 from tl_jax.files.atomic import sweep
 from tl_jax.files.errors import ConfigError, DataError, IntegrityError
 from tl_jax.text.encodings import Framed
@@ -225,3 +229,105 @@ def test_what_cannot_be_prepared_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="too short"):
         prepare(tmp_path / "p", documents(), RULES, VOCABULARY, {}, row_length=16)
     assert not (tmp_path / "p").exists()
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing is cleaned up behind it."""
+
+
+class Killer:
+    """Breaks off whatever touches files, at the n-th call."""
+
+    def __init__(self, at: int, patch: pytest.MonkeyPatch) -> None:
+        self.left = at
+        remove = self.counted(shutil.rmtree)
+        patch.setattr(shards, "open", self.counted(open), raising=False)
+        patch.setattr(shards, "write_manifest", self.counted(shards.write_manifest))
+        patch.setattr(shards, "sync_folder", self.counted(shards.sync_folder))
+        patch.setattr(Path, "replace", self.counted(Path.replace))
+        patch.setattr(
+            *(shards.shutil, "rmtree"),
+            lambda path, **how: remove(path, **how) if self.left > 0 else None,
+        )
+
+    def counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            self.left -= 1
+            if self.left == 0:
+                raise Killed
+            return function(*given, **named)
+
+        return call
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "again"])
+def test_killed_at_any_file_it_is_rebuilt_or_whole(
+    there: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F16: what is there is the old text, the new text or nothing, and never a part."""
+
+    def prepare_it(target: Path) -> None:
+        rules = replace(RULES, seed=1)
+        prepare(target, documents(), rules, VOCABULARY, {"b": 2}, shard_pieces=900)
+
+    def contents(target: Path) -> dict[str, bytes]:
+        return {f.name: f.read_bytes() for f in target.iterdir()}
+
+    prepare_it(tmp_path / "whole")
+    before, wanted = contents(folder), contents(tmp_path / "whole")
+    cases = 0
+    for at in range(1, 99):
+        target = tmp_path / str(at) / "p"
+        if there:
+            shutil.copytree(folder, target)
+        try:
+            with monkeypatch.context() as patch:
+                Killer(at, patch)
+                prepare_it(target)
+            break
+        except Killed:
+            cases += 1
+        sweep(target.parent)
+        assert {*target.parent.iterdir()} <= {target}
+        if not target.exists():
+            prepare_it(target)
+        open_prepared(target)
+        assert contents(target) in (before, wanted)
+    assert cases >= 10
+    assert contents(target) == wanted
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["pieces", "whole words"])
+def test_parts_of_a_step_are_the_step(folder: Path, words: bool) -> None:
+    """What several processes make are all rows of one, each once, of one shape."""
+    masking = replace(MASKING, begins=np.arange(VOCABULARY) % 3 > 0 if words else None)
+    prepared = open_prepared(folder)
+
+    def stream(part: int, parts: int) -> PretrainingStream:
+        more = {"rows_multiple_of": 3, "part": part, "parts": parts}
+        return PretrainingStream(prepared, frame, masking, 8, 0, **more)
+
+    whole, parts = stream(0, 1), [stream(part, 3) for part in range(3)]
+    last = whole.steps_per_epoch - 1
+    for step in (0, 1, last):
+        one, several = whole.batch(step), [p.batch(step) for p in parts]
+        assert len({p.tokens.shape for p in several}) == 1
+        assert len({p.targets[MASKED_LM].shape for p in several}) == 1
+
+        def found(*batches: Any) -> list[tuple[int, ...]]:
+            rows = [
+                (
+                    int(b.ids[n].max()),
+                    *b.tokens[n].tolist(),
+                    int(b.weights[MASKED_LM][n].sum()),
+                )
+                for b in batches
+                for n in range(len(b.ids))
+            ]
+            return sorted(row for row in rows if row[0] >= 0)
+
+        assert found(*several) == found(one)
+    numbers = np.arange(len(prepared))
+    np.testing.assert_array_equal(
+        prepared.lengths(numbers, frame), prepared.read(numbers, frame).lengths
+    )

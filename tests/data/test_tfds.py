@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tl_jax.data import tfds as ours
+from tl_jax.data.documents import read_documents
 from tl_jax.data.readers import read_labelled, read_table
 from tl_jax.files.errors import DataError, SourceError
 
@@ -132,3 +133,21 @@ def test_a_prepared_folder_needs_no_builder_code(prepared, monkeypatch):
     assert sorted(data.labels or []) == ["neg", "neg", "pos"]
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
     assert read_labelled(name).texts == data.texts
+
+
+def test_texts_are_documents_of_pre_training(prepared, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+    name = "tfds:reviews:train"
+    both = list(read_documents([name], [name]))
+    assert {d.segments[0].rstrip("\ufeff ") for d in both[:3]} == {"좋아요", "bad", "é"}
+    assert [d.connected for d in both] == [True] * 3 + [False] * 3
+    assert len(list(read_documents(["tfds:reviews:train[:2]"]))) == 2
+    before = ours.tfds_hash(name)
+    with pytest.raises(DataError, match="no split 'dev'"):
+        list(read_documents(["tfds:reviews:dev"]))
+    monkeypatch.setattr(ours, "TEXT", "stories")
+    with pytest.raises(DataError, match=r"no text feature 'stories' among \['label'"):
+        list(read_documents([name]))
+    file = next(f for f in prepared.rglob("*array_record*") if f.is_file())
+    file.write_bytes(file.read_bytes() + b"x")
+    assert ours.tfds_hash(name) != before

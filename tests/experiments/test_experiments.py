@@ -2,16 +2,27 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import tyro
+from tiny_elmo import save_tiny_elmo
 from tiny_runs import sentences, write_tsv
+from tiny_tasks import write_entities, write_pairs, write_questions, write_roles
 
+from tl_jax.files.errors import ConfigError
+from tl_jax.interop.load import load as load_encoder
 from tl_jax.metrics.bootstrap import spread
+from tl_jax.models.elmo_encoder import Elmo
+from tl_jax.runs import experiment
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.finetune import finetune
+from tl_jax.runs.pretrain_config import PretrainBertConfig
+from tl_jax.runs.trial import Outcome
 from tl_jax.training.log import read_log
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
@@ -43,44 +54,6 @@ def test_docstring_tells_command_score_and_cost(name: str) -> None:
     assert f"experiments/{name}.py --train" in told
 
 
-def write_pairs(file: Path, count: int, seed: int) -> None:
-    """Pairs of sentences, as similar as their labels are."""
-    rows = zip(sentences(count, seed), sentences(count, seed + 1), strict=True)
-    lines = [f"{a}\t{b}\t{int(x == y)}\n" for (a, x), (b, y) in rows]
-    file.write_text("sentence1\tsentence2\tlabel\n" + "".join(lines), encoding="utf-8")
-
-
-def write_questions(file: Path, count: int, seed: int) -> None:
-    """Asks for the first word of a sentence."""
-    paragraphs: list[Any] = []
-    for number, (text, _) in enumerate(sentences(count, seed)):
-        answers = [{"text": text.split()[0], "answer_start": 0}]
-        qa = {"id": f"{seed}-{number}", "question": "is the story", "answers": answers}
-        paragraphs.append({"context": text, "qas": [qa]})
-    data = {"data": [{"title": "t", "paragraphs": paragraphs}]}
-    file.write_text(json.dumps(data), encoding="utf-8")
-
-
-def write_entities(file: Path, count: int, seed: int) -> None:
-    """Every sentence begins with an entity."""
-    lines: list[str] = []
-    for text, label in sentences(count, seed):
-        first, *rest = text.split()
-        lines += [f"{first}\tB-{label}", *(f"{word}\tO" for word in rest), ""]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def write_roles(file: Path, count: int, seed: int) -> None:
-    """The last word is the predicate, the first one its role."""
-    lines: list[str] = []
-    for text, label in sentences(count, seed):
-        first, *rest = text.split()
-        lines.append(f"0\t{first}\tX\t-\t-\t(ARG{label}*)")
-        lines += [f"{n}\t{word}\tX\t-\t-\t*" for n, word in enumerate(rest, 1)]
-        lines += [f"{len(rest) + 1}\tis\tV\tbe\tbe.01\t(V*)", ""]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 # What is written for each task's experiment, and the score that it tells first.
 TASKS = {
     "sentence_pairs": (write_pairs, ".tsv", "accuracy"),
@@ -107,20 +80,17 @@ def test_tasks_run_two_steps_a_seed(
     files = {part: tmp_path / f"{part}{suffix}" for part in ("train", "dev")}
     write(files["train"], 16, 1)
     write(files["dev"], 8, 2)
-    module = load(name)
     seeds = 2 if name == "korean_nsmc" else 1
     if seeds == 1:
-        monkeypatch.setattr(module, "finetune_seeds", one_seed)
-    options = {"train": (str(files["train"]),), "dev": str(files["dev"])}
-    if name == "korean_nsmc":
-        options |= {"vector_size": 8, "hidden_size": 8}
-    else:
-        options |= {"weights": str(tiny / "bert")}
+        monkeypatch.setattr(experiment, "finetune_seeds", one_seed)
     out = tmp_path / "runs"
-    config = module.Config(
-        **options, out=out, seeds=seeds, epochs=1, batch_size=8, max_length=32
-    )
-    told = module.main(config).splitlines()[0]
+    words = ["--train", files["train"], "--dev", files["dev"], "--out", out]
+    words += ["--seeds", seeds, "--epochs", 1, "--batch-size", 8, "--max-length", 32]
+    if name == "korean_nsmc":
+        words += ["--vector-size", 8, "--hidden-size", 8]
+    else:
+        words += ["--weights", tiny / "bert"]
+    told = tyro.cli(load(name).main, args=[*map(str, words)]).splitlines()[0]
     assert told.startswith(score)
     assert told.endswith(f"(n = {seeds})")
     for seed in range(seeds):
@@ -155,3 +125,113 @@ def test_bert_reviews(tiny: Path) -> None:
         limit=64,
     )
     assert "accuracy" in module.main(config)
+
+
+def test_pretraining_pays(tiny: Path, tmp_path: Path) -> None:
+    """Every training is run once: what an earlier run has stored is looked up."""
+    module = load("pretraining_pays")
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{s}\n" for s, _ in sentences(60, 3)), encoding="utf-8")
+    pretrain = PretrainBertConfig(
+        lines=(str(text),),
+        from_weights=str(tiny / "bert"),
+        nsp=False,
+        max_length=32,
+        batch_size=4,
+        steps=2,
+        devices=1,
+    )
+    config = module.Config(
+        train=str(tiny / "train.tsv"),
+        dev=str(tiny / "dev.tsv"),
+        pretrain=pretrain,
+        out=tmp_path / "out",
+        labels=(),
+        seeds=1,
+        rates=(1e-3,),
+        aside=208,
+        epochs=1,
+        least_steps=2,
+        batch_size=16,
+        max_length=32,
+    )
+    trained, asked, begun = module.train_and_score, [], []
+
+    def counted(
+        model: Any, params: Any, plan: Any, train: Any, on: Any, *rest: Any, **how: Any
+    ) -> Outcome:
+        asked.append((len(train), len(on)))
+        begun.append(params["encoder"]["embeddings"]["word"]["embedding"])
+        if asked != [(32, 208), (32, 50)]:
+            return Outcome(0.5, 0, 0.0)  # once is enough: each compiles its steps anew
+        return trained(model, params, plan, train, on, *rest, **how)
+
+    module.train_and_score = counted
+    table = module.main(config)
+    # On the sentences set aside, then on dev, by each system.
+    assert asked == [(32, 208), (32, 50)] * 2
+    for folder, word in (
+        (tmp_path / "out/pretrained/model", begun[0]),
+        (tiny / "bert", begun[2]),
+    ):
+        _, weights = load_encoder(str(folder), pooling="mean")
+        np.testing.assert_array_equal(weights["embeddings"]["word"]["embedding"], word)
+    for told in ("pre-trained here", str(tiny / "bert"), "32 labels"):
+        assert told in table
+    assert module.main(config) == table
+    assert len(asked) == 4
+    module.main(replace(config, labels=(16,)))
+    assert asked[4:] == [(16, 208), (16, 50)] * 2
+    assert (tmp_path / "out" / "labels.png").stat().st_size > 0
+    with pytest.raises(ConfigError, match="other options"):
+        module.main(replace(config, epochs=9))
+
+
+def test_elmo_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both systems learn from few labels and from all; what is stored is not run."""
+    monkeypatch.setenv("TL_JAX_CACHE", str(tmp_path / "cache"))
+    module = load("elmo_transfer")
+    for part, count in (("train", 16), ("dev", 8)):
+        write_entities(tmp_path / f"{part}.conll", count, 1)
+    config = module.Config(
+        train=(str(tmp_path / "train.conll"),),
+        dev=str(tmp_path / "dev.conll"),
+        elmo=str(save_tiny_elmo(tmp_path)),
+        task="tag",
+        out=tmp_path / "out",
+        labels=(8, 99),
+        seeds=1,
+        epochs=1,
+        least_steps=2,
+        batch_size=8,
+        hidden_size=8,
+        vector_size=4,
+    )
+    trained = module.score
+
+    def some(config: Any, job: Any, params: Any, count: int) -> float:
+        """Each system once, and each number of labels: every training compiles."""
+        with_elmo = isinstance(job.model.encoder, Elmo)
+        wanted = with_elmo == (count == 8)
+        return trained(config, job, params, count) if wanted else 0.5
+
+    monkeypatch.setattr(module, "score", some)
+    table = module.main(config)
+    assert "8 labels" in table and "16 labels" in table and "99" not in table
+    stored = json.loads((tmp_path / "out" / "scores.json").read_text())["scores"]
+    assert {name.rpartition(", seed")[0] for name in stored} == {
+        f"{system}, {count} labels"
+        for system in ("with ELMo", "without ELMo")
+        for count in (8, 16)
+    }
+    assert (tmp_path / "out" / "labels.png").stat().st_size > 0
+    # The frozen biLM's states of both parts were kept.
+    assert len(list((tmp_path / "cache" / "elmo").glob("*/states.bin"))) == 2
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("it is stored")
+
+    monkeypatch.setattr(module, "score", refuse)
+    assert module.main(config) == table
+    with pytest.raises(ConfigError, match="other options"):
+        module.main(replace(config, epochs=9))

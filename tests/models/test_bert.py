@@ -297,6 +297,52 @@ def test_pooled_vectors_without_the_layers_are_the_same(pooling, rows):
     assert flops[0] < 0.9 * flops[1] or pooling == "mean"
 
 
+LOOPS = {
+    "plain": {},
+    "remat": {"remat": True},
+    "scan": {"scan_layers": True},
+    "both": {"remat": True, "scan_layers": True},
+}
+
+
+def test_remat_and_scan_change_memory_and_code_but_no_number():
+    """All layers and the pooled vector, their gradients, and dropout's masks."""
+    config = replace(TINY, num_layers=6, hidden_dropout=0.3, attention_dropout=0.3)
+    params = loud(config)
+    batch = lay(random_examples(LENGTHS, VOCABULARY), PACKED, 16, slots=3, gap=1)
+    noise = token_noise(jax.random.key(3), batch)
+
+    def total(loops, params):
+        features = Bert(replace(config, **loops)).apply(
+            {"params": params}, batch, noise
+        )
+        real = batch.mask[:, :, None]
+        sums = [jnp.where(real, jnp.sin(x), 0).sum() for x in features.layers]
+        pooled = jnp.where(batch.slots[:, :, None], features.pooled, 0)
+        return jnp.stack(sums) @ jnp.arange(1.0, 8.0) + pooled.sum()
+
+    programs = {
+        name: jax.jit(jax.value_and_grad(functools.partial(total, loops)))
+        .lower(params)
+        .compile()
+        for name, loops in LOOPS.items()
+    }
+    value, gradient = programs["plain"](params)
+    for name in ("remat", "scan", "both"):
+        found, slopes = programs[name](params)
+        assert float(found) == pytest.approx(float(value), rel=1e-6), name
+        jax.tree.map(lambda a, b: close(a, b, LAYER), slopes, gradient)
+    sizes = {name: len(program.as_text()) for name, program in programs.items()}
+    assert sizes["scan"] < 0.5 * sizes["plain"]
+    memory = {n: p.memory_analysis().temp_size_in_bytes for n, p in programs.items()}
+    assert memory["both"] < 0.5 * memory["scan"]
+
+
+def test_scanned_blocks_keep_their_paths():
+    plain, looped = init_tiny(TINY), init_tiny(replace(TINY, scan_layers=True))
+    jax.tree.map(np.testing.assert_array_equal, looped, plain)
+
+
 def test_padding_is_never_read():
     params = loud(TINY)
     batch = lay(random_examples(LENGTHS, VOCABULARY), PACKED, 16, gap=1)

@@ -8,50 +8,31 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tiny_runs import WORDS, write_tsv
+from tiny_elmo import SMALL_BILM, save_tiny_elmo
+from tiny_runs import write_tsv
 
 from tl_jax.files.errors import ConfigError, WeightsError
 from tl_jax.interop.elmo import find_elmo, save_elmo
-from tl_jax.models.char_cnn import CharCnn
 from tl_jax.models.compose import flatten_paths, init_module
-from tl_jax.models.elmo import BiLm, ElmoConfig
+from tl_jax.models.elmo import BiLm
 from tl_jax.runs import evaluate as opened
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.encoders import describe, rebuild
 from tl_jax.runs.finetune import finetune
 from tl_jax.runs.job import prepare, training_of
-from tl_jax.text.characters import word_characters
 from tl_jax.transfer.presets import stages_from_json
-
-SMALL = ElmoConfig(
-    character_size=4,
-    filters=((1, 16), (3, 32)),
-    num_highways=1,
-    max_characters=12,
-    projection_size=16,
-    cell_size=16,
-    num_layers=2,
-)
 
 
 @pytest.fixture(scope="module")
 def elmo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a biLM that was drawn at random and never trained."""
-    folder = tmp_path_factory.mktemp("elmo")
-    c, tokens, spelt = SMALL, np.ones((1, 2), np.int32), np.ones((1, 12), np.int32)
-    params: Any = init_module(BiLm(c), jax.random.key(0), tokens, tokens, spelt)
-    params = jax.tree.map(np.asarray, params)
-    # Words whose vectors are hardly distinct would take long to be told apart.
-    cnn = CharCnn(
-        c.projection_size, c.num_characters, c.character_size, c.filters, c.num_highways
-    )
-    spelt = word_characters(WORDS, length=12)
-    words = np.asarray(cnn.apply({"params": params["characters"]}, spelt))
-    projection = params["characters"]["projection"]
-    projection["kernel"] = projection["kernel"] / words.std(axis=0)
-    projection["bias"] = -words.mean(axis=0) / words.std(axis=0)
-    save_elmo(folder / "options.json", folder / "weights.hdf5", c, params)
-    return folder
+    return save_tiny_elmo(tmp_path_factory.mktemp("elmo"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps states apart from those of other tests, and of the user."""
+    monkeypatch.setenv("TL_JAX_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -171,7 +152,7 @@ def test_options_that_do_not_fit_are_refused(
         (tmp_path / "empty" / name).touch()
     with pytest.raises(WeightsError, match=r"b_options\.json"):
         find_elmo(tmp_path / "empty")
-    words = replace(SMALL, input="words", vocab_size=3)
+    words = replace(SMALL_BILM, input="words", vocab_size=3)
     params = init_module(
         BiLm(words), jax.random.key(0), *[np.ones((1, 2), np.int32)] * 2
     )
@@ -179,7 +160,7 @@ def test_options_that_do_not_fit_are_refused(
     (tmp_path / "words").mkdir()
     for name in ("options.json", "w.hdf5"):
         (tmp_path / name).rename(tmp_path / "words" / name)
-    with pytest.raises(ConfigError, match="read characters"):
+    with pytest.raises(WeightsError, match="needs its vocabulary"):
         prepare(replace(few, weights=str(tmp_path / "words")))
 
 

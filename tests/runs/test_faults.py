@@ -1,40 +1,19 @@
 """What a run promises when it is killed, stopped, started twice or tampered with."""
 
-import hashlib
 import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from processes import fingerprint, start
 from tiny_runs import Command, finetune_words, write_tsv
 
-from tl_jax.training.checkpoint import committed, latest, step_of
-from tl_jax.training.log import read_log, without_clock
+from tl_jax.training.checkpoint import committed, step_of
 
 STEPS = ("--epochs", 2, "--save-every", 4)
-
-
-def fingerprint(run: Path) -> dict[str, str]:
-    """Hashes of the last checkpoint's arrays, its progress, the log and the results."""
-    path = latest(run / "checkpoints")
-    assert path is not None
-    arrays = ocp.PyTreeCheckpointer().restore(path / "state")
-    digests = {}
-    for name, value in sorted(arrays.items()):
-        array = np.asarray(value)
-        raw = f"{array.dtype}{array.shape}".encode() + array.tobytes()
-        digests[name] = hashlib.sha256(raw).hexdigest()
-    digests["progress"] = (path / "progress.json").read_text()
-    digests["log"] = json.dumps(without_clock(read_log(run / "metrics.jsonl")))
-    digests["results"] = (run / "results.json").read_text()
-    return digests
 
 
 class Reference:
@@ -56,17 +35,6 @@ def reference(
     tiny: Path, tmp_path_factory: pytest.TempPathFactory, command: Command
 ) -> Reference:
     return Reference(tiny, tmp_path_factory.mktemp("reference"), command)
-
-
-def start(words: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tl_jax", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def go_on(tiny: Path, run: Path, command: Command) -> None:

@@ -3,13 +3,12 @@
 import hashlib
 import json
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import WORDS
+from tiny_runs import StopAt, write_documents
 
 from tl_jax.files.errors import ConfigError, DataError, IntegrityError
 from tl_jax.interop import load_model, load_tokenizer
@@ -45,26 +44,11 @@ SIZES = {
 }
 
 
-def write_text(file: Path, documents: int, seed: int) -> str:
-    """Documents of sentences, each of which has its own favourite word."""
-    draw = np.random.default_rng(seed)
-    blocks = []
-    for _ in range(documents):
-        favourite = draw.choice(WORDS)
-        sentences = [
-            " ".join([favourite, *draw.choice(WORDS, draw.integers(1, 7)), "."])
-            for _ in range(draw.integers(3, 12))
-        ]
-        blocks.append("\n".join(sentences))
-    file.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
-    return str(file)
-
-
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
-    write_text(folder / "train.txt", 60, seed=1)
-    write_text(folder / "dev.txt", 8, seed=2)
+    write_documents(folder / "train.txt", 60, seed=1)
+    write_documents(folder / "dev.txt", 8, seed=2)
     (folder / "config.json").write_text(json.dumps(SIZES))
     return folder
 
@@ -103,20 +87,6 @@ def fingerprint(run: Path) -> dict[str, str]:
     return digests
 
 
-class StopAt:
-    """A display that asks the run to stop after some steps."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def update(self, step: int, **_: object) -> None:
-        if step == self.step:
-            signal.raise_signal(signal.SIGTERM)
-
-    def note(self, text: str) -> None:
-        del text
-
-
 @pytest.fixture(scope="module")
 def run(config: PretrainBertConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
@@ -135,6 +105,10 @@ def test_a_run_learns_and_tells(run: Path) -> None:
     )
     records = read_log(run / "metrics.jsonl")
     losses = [r["mlm_loss"] for r in records if "mlm_loss" in r]
+    first = records[0]
+    assert {"mlm_accuracy", "nsp_accuracy", "padding"} <= set(first)
+    assert 0 < first["clock"]["matmul_peak"] < 1
+    assert first["clock"]["tokens_per_second"] > 0
     assert len(losses) == results["steps"]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3
     scored = [r for r in records if "dev_mlm_loss" in r]
@@ -273,9 +247,9 @@ def test_prepared_text_is_used_again_only_if_it_is_the_same(
     first = inodes(config)
     assert inodes(config) == first
     assert not inodes(replace(config, max_length=24)) & first
-    text = write_text(tmp_path / "other.txt", 20, seed=9)
+    text = write_documents(tmp_path / "other.txt", 20, seed=9)
     other = inodes(replace(config, text=(text,)))
-    write_text(tmp_path / "other.txt", 20, seed=10)
+    write_documents(tmp_path / "other.txt", 20, seed=10)
     assert not inodes(replace(config, text=(text,))) & other
 
 

@@ -200,6 +200,33 @@ def test_tokens_are_learnt_scored_predicted_and_verified(
     lines = tmp_path / "predicted.jsonl"
     assert opened.predict(run, str(dev), lines) == 50
     assert len(lines.read_text().splitlines()) == 50
+    check_raw(task, run, tmp_path)
+
+
+def check_raw(task: str, run: Path, folder: Path) -> None:
+    """Predicts on raw text; what is found stands where it is said to."""
+    text = "was  great, is"
+    raw = {
+        "span": json.dumps({"question": "is the story", "context": text}),
+        "tag": f"  {text}  ",
+        "srl": json.dumps({"text": text, "predicates": [3, [12, 14]]}),
+    }
+    file = folder / ("raw.txt" if task == "tag" else "raw.jsonl")
+    file.write_text(raw[task] + "\n")
+    count = opened.predict(run, str(file), folder / "found.jsonl")
+    lines = (folder / "found.jsonl").read_text().splitlines()
+    assert count == len(lines) == (2 if task == "srl" else 1)
+    record = json.loads(lines[-1])
+    if task == "span":
+        assert record["answer"] == text[record["start"] : record["end"]]
+        assert 0 <= record["n_best"][0]["probability"] <= 1
+        return
+    assert record["text"] == text
+    (passage,) = record["entities" if task == "tag" else "roles"]
+    assert (passage["text"], passage["characters"]) == ("great", [5, 10])
+    assert 0 < passage["probability"] <= 1
+    if task == "srl":
+        assert record["predicate"]["characters"] == [12, 14]
 
 
 def test_a_span_model_is_exported_as_it_is(tiny: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The pre-training loss: against torch, packed against padded, and what it costs."""
 
+import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -225,6 +226,22 @@ def test_devices_and_parts_add_up_to_one_batch(kind):
     assert found[0] == pytest.approx(found[1], abs=1e-5)
 
 
+def test_pairs_are_weighed_by_the_whole_batch():
+    """Halves that were masked apart become what the whole was."""
+    examples = examples_of(6, count=ROWS)
+    whole = mask(pack(examples, range(ROWS), PADDED), MASKING)
+    some = [slice(None, 3), slice(3, None)]
+    parts = [mask(pack(examples, range(ROWS)[s], PADDED), MASKING) for s in some]
+    room = whole.targets[SCORED].shape[1]
+    assert {p.targets[SCORED].shape[1] for p in parts} == {room}
+    joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    wanted = whole.weights[NEXT_SENTENCE]
+    assert np.abs(joined.weights[NEXT_SENTENCE] - wanted).max() > 0.01
+    found = pretraining.weigh_pairs(joined).weights
+    np.testing.assert_allclose(found[NEXT_SENTENCE], wanted, rtol=1e-6)
+    np.testing.assert_array_equal(found[MASKED_LM], whole.weights[MASKED_LM])
+
+
 def test_nothing_but_masked_positions_is_scored():
     """F = 2·(tokens scored)·D·(D + V) of the head and twice that backwards."""
     model, params = model_and_params()
@@ -265,3 +282,35 @@ def test_a_batch_without_pairs_has_the_masked_language_model_alone():
     assert set(flatten_paths(one)) < {
         p.replace("masked_lm/", "") for p in flatten_paths(params)
     }
+
+
+def product_flops(jaxpr):
+    """FLOPs of all matrix products of a program, those of its parts included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            left, right = (v.aval.shape for v in equation.invars)
+            (summed, _), (batched, _) = equation.params["dimension_numbers"]
+            kept = math.prod(right) / math.prod(left[i] for i in (*summed, *batched))
+            total += 2 * math.prod(left) * kept
+        parts = jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        )
+        total += sum(product_flops(part) for part in parts if hasattr(part, "eqns"))
+    return total
+
+
+def test_flops_are_those_of_the_program():
+    """What the formula leaves out, pooler and next sentence, is counted by hand."""
+    model, params = model_and_params(dropout=0.1)
+    batch = padded_batch(1)
+    loss = pretraining.loss(model)
+
+    def total(params):
+        return loss(params, batch, jax.random.key(0), train=True)["loss"].total
+
+    config = model.encoder.config
+    small = 6 * ROWS * (config.hidden_size**2 + 2 * config.hidden_size)
+    program = jax.make_jaxpr(jax.grad(total))(params).jaxpr
+    told = pretraining.matmul_flops(config, batch)
+    assert product_flops(program) == told + small

@@ -6,6 +6,7 @@ import pytest
 from helpers import drawn, farthest, tiny_bert
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_tokenizers import byte_level, unigram
 
 from tl_jax.data.examples import make_examples
 from tl_jax.data.packing import Layout, pack
@@ -14,15 +15,14 @@ from tl_jax.files.errors import ConfigError, DataError, NonFiniteError
 from tl_jax.metrics.sums import mean
 from tl_jax.models.compose import compose
 from tl_jax.models.heads import Span
-from tl_jax.tasks.span_qa import (
+from tl_jax.tasks.span_answers import (
     decode,
-    loss,
     predictions,
     scores,
-    token_scores,
     tune_threshold,
     with_threshold,
 )
+from tl_jax.tasks.span_qa import loss, token_scores
 from tl_jax.tasks.span_windows import END, START, max_context, windows
 from tl_jax.text.subwords import load_tokenizer
 from tl_jax.text.words import WordVocabulary
@@ -155,6 +155,19 @@ def test_windows_of_words_on_any_text(rows, sizes, lowercase):
 @settings(deadline=None, max_examples=60)
 def test_windows_of_pieces_on_any_text(pieces, rows, sizes):
     check(pieces, asked(*rows), sizes)
+
+
+@pytest.mark.parametrize("make", [lambda: byte_level(False), unigram])
+def test_windows_of_other_tokenizers_on_any_text(make, tmp_path):
+    make().save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+
+    @given(rows_of_any_text(), small_sizes)
+    @settings(deadline=None, max_examples=40)
+    def on_any_text(rows, sizes):
+        check(tokenizer, asked(*rows), sizes)
+
+    on_any_text()
 
 
 def test_windows_of_a_real_tokenizer_on_any_text(minilm):

@@ -28,7 +28,7 @@ from tl_jax.models.bert import Bert, BertConfig
 from tl_jax.models.compose import Model, compose
 from tl_jax.models.heads import Tag
 from tl_jax.tasks.srl import best_tags, decode, featurise, loss, records, scores
-from tl_jax.tasks.tagging import TAG, tag_ids, tag_names
+from tl_jax.tasks.word_tags import TAG, tag_ids, tag_names
 from tl_jax.text.encodings import Framed
 from tl_jax.text.subwords import load_tokenizer
 from tl_jax.text.words import WordVocabulary

@@ -18,20 +18,18 @@ from tl_jax.data.packing import Layout, pack
 from tl_jax.files.errors import DataError
 from tl_jax.models.compose import compose, flatten_paths
 from tl_jax.models.heads import Tag, TagCrf
-from tl_jax.tasks.tagging import (
+from tl_jax.tasks.tagging import character_scores, loss, scores, tagger
+from tl_jax.tasks.word_tags import (
     Tagged,
     WordTags,
-    character_scores,
     decode,
     featurise,
-    loss,
     mentions,
-    scores,
     tag_ids,
     tag_names,
-    tagger,
 )
 from tl_jax.text.alignment import align
+from tl_jax.text.located import join
 from tl_jax.text.subwords import load_tokenizer
 from tl_jax.text.words import WordVocabulary
 
@@ -375,7 +373,7 @@ def test_mentions_stand_where_they_are_said_to():
     words = ["New", "York", "’s", "Eun-a", "."]
     chances = np.array([0.9, 0.5, 1, 0.75, 1], np.float32)
     tagged = WordTags(["B-LOC", "I-LOC", "O", "B-PER", "O"], chances)
-    found = json.loads(json.dumps(mentions(words, tagged)))
+    found = json.loads(json.dumps(mentions(join(words), tagged)))
     assert found == [
         {
             "type": "LOC",
@@ -396,9 +394,8 @@ def test_mentions_stand_where_they_are_said_to():
         begin, end = entity["characters"]
         assert " ".join(words)[begin:end] == entity["text"]
     (raw,) = mentions(
-        list("김 치."),
+        join("김 치.", between=""),
         WordTags(["B-A", "I-A", "I-A", "O"], np.ones(4, np.float32)),
-        characters=True,
     )
     assert (raw["text"], raw["characters"]) == ("김 치", [0, 3])
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_tokenizers import byte_level, unigram
 
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.text.alignment import align, unknown_id
@@ -23,7 +24,12 @@ PIECES = f"""
 def encoders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vocabulary")
     (folder / "vocab.txt").write_text("\n".join(PIECES.split()) + "\n")
+    for kind, backend in (("bpe", byte_level(False)), ("unigram", unigram())):
+        (folder / kind).mkdir()
+        backend.save(str(folder / kind / "tokenizer.json"))
     return {
+        "bpe": load_tokenizer(folder / "bpe"),
+        "unigram": load_tokenizer(folder / "unigram"),
         "cased": load_tokenizer(folder / "vocab.txt", lowercase=False),
         "uncased": load_tokenizer(folder / "vocab.txt", lowercase=True),
         "words": WordVocabulary(("<unk>", "<sep>", "the", "man", "영화")),
@@ -161,7 +167,7 @@ WORDS = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.sampled_from(["cased", "uncased", "words"]),
+    st.sampled_from(["cased", "uncased", "words", "bpe", "unigram"]),
     st.lists(WORDS, max_size=3),
     st.integers(3, 9),
 )
@@ -194,7 +200,7 @@ def test_every_word_has_one_first_piece_and_no_piece_two_words(
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.sampled_from(["cased", "uncased", "words"]),
+    st.sampled_from(["cased", "uncased", "words", "bpe", "unigram"]),
     st.text(st.characters(codec="utf-8"), max_size=30),
     st.integers(3, 9),
 )

@@ -190,6 +190,21 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     assert captured.out == captured.err == ""
 
 
+def test_other_figures_are_means_since_the_line_before(capsys):
+    with Progress(4, every=2) as progress:
+        for step, share in enumerate((0.1, 0.2, 0.5, 0.7), 1):
+            progress.update(
+                step,
+                loss=1.5,
+                learning_rate=2e-5,
+                tokens=64,
+                examples=4,
+                figures={"padding": share},
+            )
+    told = [line.split("  ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["padding 0.1500", "padding 0.6000"]
+
+
 def test_rates_after_a_resume_count_from_there(tmp_path):
     first = drive(tmp_path / "out", total=9800, start=9600).splitlines()[0]
     assert first.startswith("step 9700/9800 ")

@@ -3,6 +3,7 @@ import logging
 import math
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from helpers import (
 
 from tl_jax.data.stream import TrainingStream
 from tl_jax.files.errors import NonFiniteError
+from tl_jax.training import loop
 from tl_jax.training.checkpoint import committed, latest, restore_newest, step_of
 from tl_jax.training.log import read_log, truncate_log, without_clock
 from tl_jax.training.loop import Habits, Memory, Training, fit
@@ -61,8 +63,8 @@ class Watcher:
     steps: list = field(default_factory=list)
     notes: list = field(default_factory=list)
 
-    def update(self, step, *, loss, learning_rate, tokens, examples):
-        self.steps.append((step, loss, learning_rate, tokens, examples))
+    def update(self, step, *, loss, learning_rate, tokens, examples, figures):
+        self.steps.append((step, loss, learning_rate, tokens, examples, figures))
         if step == self.stop_at:
             self.stop.requested = SIGTERM
 
@@ -119,7 +121,9 @@ def test_every_step_is_logged_once_and_every_epoch_evaluated(tmp_path):
     np.testing.assert_allclose(
         rates, [0.05 * (n / 2 if n < 2 else 1 - n / 12) for n in range(12)], rtol=1e-5
     )
-    assert set(log[0]) == {"step", "loss", "accuracy", "gradient_norm", "learning_rate"}
+    assert set(log[0]) == {
+        *("step", "loss", "accuracy", "gradient_norm", "learning_rate", "padding")
+    }
     assert [told[0] for told in display.steps] == list(range(1, TOTAL + 1))
     assert [told[4] for told in display.steps] == [6, 6, 6, 4] * 3
     assert len(display.notes) == 3
@@ -449,3 +453,37 @@ def test_batches_are_those_of_the_stream():
     batch = setup.stream.batch(0)
     assert display.steps[0][3] == int(batch.mask.sum())
     assert batch.tokens.shape == uneven_batch().tokens.shape
+
+
+def test_figures_of_a_step_are_logged_and_shown(tmp_path, monkeypatch):
+    """Times of steps lie apart in the log, and the pauses between them do not count."""
+    now = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(time=lambda: now[0]))
+
+    def gauge(batch, seconds):
+        return {"rows": float(len(batch.tokens)), "seconds": seconds}
+
+    def slow(params):
+        now[0] += 100
+        return {"accuracy": 0.5}
+
+    display = Watcher()
+    gauged = training(total_steps=2, gauge=gauge, shown=("accuracy", "padding", "rows"))
+    habits = Habits(eval_every=1)
+    fit(
+        *(gauged, gauged.state(bag_params()), slow),
+        habits=habits,
+        folder=tmp_path,
+        display=display,
+    )
+    log = [r for r in read_log(tmp_path / "metrics.jsonl") if "loss" in r]
+    assert [set(r["clock"]) for r in log] == [{"time", "rows", "seconds"}] * 2
+    assert log[1]["clock"]["seconds"] == 0
+    batch = gauged.stream.batch(0)
+    assert log[0]["padding"] == pytest.approx(1 - batch.mask.sum() / batch.mask.size)
+    shown = display.steps[0][5]
+    assert shown == {
+        "accuracy": log[0]["accuracy"],
+        "padding": log[0]["padding"],
+        "rows": len(batch.tokens),
+    }

@@ -1,5 +1,10 @@
 import functools
+import json
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +40,7 @@ WAYS = {
     "pmap over 4": ("pmap", 4, 1),
     "accumulate 2": ("jit", 1, 2),
     "4 devices, accumulate 2": ("jit", 4, 2),
+    "fsdp over 4, accumulate 2": ("fsdp", 4, 2),
 }
 
 
@@ -80,7 +86,7 @@ def trap_loss(params, batch, key=None, *, train):
     return {"loss": Ratio((params["w"] * values * tokens).sum(), tokens.sum() * 1.0)}
 
 
-@pytest.mark.parametrize("kind", ["jit", "pmap"])
+@pytest.mark.parametrize("kind", ["jit", "fsdp", "pmap"])
 def test_the_masked_mean_of_four_devices_is_two(kind):
     """HF's run_mlm_flax.py gives 3.5: the mean of the devices' means."""
     batch = jax.tree.map(lambda x: x[:4], uneven_batch())
@@ -99,7 +105,7 @@ def test_the_masked_mean_of_four_devices_is_two(kind):
     assert mean(scored)["loss"] == -2.0
 
 
-@pytest.mark.parametrize("kind", ["jit", "pmap"])
+@pytest.mark.parametrize("kind", ["jit", "fsdp", "pmap"])
 def test_a_bad_row_on_one_device_stops_the_update_on_all(kind):
     placement = choose_placement(kind, 4)
     params = bag_params()
@@ -112,7 +118,7 @@ def test_a_bad_row_on_one_device_stops_the_update_on_all(kind):
     assert same_bits(state.params, params)
 
 
-@pytest.mark.parametrize("kind", ["jit", "pmap"])
+@pytest.mark.parametrize("kind", ["jit", "fsdp", "pmap"])
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("host", [False, True])
 def test_what_was_placed_outlives_the_donated_state(kind, count, host):
@@ -130,7 +136,7 @@ def test_what_was_placed_outlives_the_donated_state(kind, count, host):
     assert same_bits(params, before)
     assert same_bits(first.params, before)
     assert farthest(state.params, before) > 0.01
-    if kind == "jit":
+    if kind != "pmap":
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(placed.params))
         # What a checkpoint or an evaluation holds of a state survives the next step.
         held = jax.tree.map(np.asarray, state.params)
@@ -139,20 +145,89 @@ def test_what_was_placed_outlives_the_donated_state(kind, count, host):
         assert same_bits(held, copied)
 
 
-def test_a_step_is_compiled_once_a_shape(caplog):
+@pytest.mark.parametrize(("kind", "name"), [("jit", "step"), ("fsdp", "pinned")])
+def test_a_step_is_compiled_once_a_shape(caplog, kind, name):
     """The new state lies as the old one did, so the second step finds its program."""
     params = bag_params()
     optimizer = ALL.optimizer(params, 0.1)
-    placement = choose_placement("jit", 4)
+    placement = choose_placement(kind, 4)
     state = placement.replicate(create_state(params, optimizer))
     take = placement.train(train_step(bag_loss, optimizer))
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         for rows in (8, 8, 16, 16, 8):
             state, _ = take(state, uneven_batch(rows=rows))
-    done = "Finished XLA compilation of jit(step)"
+    done = f"Finished XLA compilation of jit({name})"
     assert sum(done in r.getMessage() for r in caplog.records) == 2
     for leaf in jax.tree.leaves(state):
-        assert leaf.sharding.is_fully_replicated
+        assert leaf.sharding.is_equivalent_to(placement.sharding(leaf), leaf.ndim)
+    kernel = state.params["head"]["kernel"]  # [4, 3]
+    assert kernel.sharding.is_fully_replicated == (kind == "jit")
+
+
+def test_fsdp_cuts_the_largest_axis_that_can_be_shared():
+    """A device holds a quarter of each, and of the optimizer's state of it."""
+
+    def cut(kind, *shape):
+        leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return choose_placement(kind, 4).sharding(leaf).shard_shape(shape)
+
+    assert cut("fsdp", 30522, 768) == (30522, 192)
+    assert cut("fsdp", 768, 3072) == (768, 768)
+    assert cut("fsdp", 3072, 768) == (768, 768)
+    assert cut("fsdp", 3072) == (3072,)
+    assert cut("fsdp", 5, 3) == (5, 3)
+    assert cut("fsdp") == ()
+    assert cut("jit", 768, 3072) == (768, 3072)
+
+
+def test_a_step_lowers_for_every_platform():
+    """The barriers that help a CPU, and the mesh, are no obstacle elsewhere."""
+    model = tiny_bert(num_layers=2, scan_layers=True, remat=True)
+    params = drawn(model)
+    optimizer = ALL.optimizer(params, 1e-3)
+    state, step = create_state(params, optimizer), train_step(loss(model), optimizer)
+    traced = choose_placement("fsdp", 4).trace(step, state, uneven_batch())
+    texts = {
+        platform: traced.lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert texts["cuda"] == texts["tpu"] != texts["cpu"]
+
+
+@pytest.fixture(scope="module")
+def scale(environment, tmp_path_factory):
+    """What a process with 8 devices finds (see scale_child.py)."""
+    tests = Path(__file__).parents[1]
+    flags = environment["XLA_FLAGS"].replace("count=1", "count=8")
+    paths = os.pathsep.join([environment["PYTHONPATH"], str(tests)])
+    child = [sys.executable, tests / "training" / "scale_child.py"]
+    done = subprocess.run(
+        [*child, tmp_path_factory.mktemp("hops")],
+        capture_output=True,
+        text=True,
+        env=environment | {"XLA_FLAGS": flags, "PYTHONPATH": paths},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_losses_are_the_same_on_1_2_4_and_8_devices(scale):
+    assert set(scale["losses"]) == {
+        *("jit 1", "jit 2", "jit 8", "fsdp 4", "fsdp 8", "pmap 8")
+    }
+    for way, distance in scale["losses"].items():
+        assert distance <= 1e-6, way
+    for way, distance in scale["params"].items():
+        assert distance <= 5e-6, way
+
+
+def test_another_number_of_devices_goes_on_from_the_checkpoint(scale):
+    """F12: 1 → 2 → 4 → 8 → 1; restored exactly, and ≤ 1e-6 apart after one step."""
+    assert len(scale["hops"]) == 5
+    for exact, after in scale["hops"]:
+        assert exact == 0
+        assert after <= 1e-6
 
 
 def test_accumulation_keeps_every_device_at_work():

@@ -73,6 +73,33 @@ def test_what_is_logged_is_the_norm_before_the_clip():
     assert mean(sums)["gradient_norm"] == 2.0
 
 
+def counting_loss(params, batch, key, carry, *, train):
+    """`slope_loss` plus what was carried; each row hands on its label, added up."""
+    del key, train
+    labels, weights = batch.targets["label"], batch.weights["label"]
+    total = (weights * params["w"] * (labels + carry["seen"])).sum()
+    return {"loss": Ratio(total, weights.sum())}, {"seen": carry["seen"] + labels}
+
+
+def test_a_carry_goes_from_step_to_step():
+    """The gradient is the mean of the labels and of those of all steps before."""
+    params, sgd = {"w": jnp.ones(())}, optax.sgd(1.0)
+    step = jax.jit(train_step(counting_loss, sgd))
+    state = create_state(params, sgd, carry={"seen": np.zeros((2, 1), np.float32)})
+    for number in (1, 2, 3):
+        before = float(state.params["w"])
+        state, _ = step(state, labelled([8, 4], [1, 1]))
+        assert float(state.params["w"]) == before - 6 * number
+        assert state.carry["seen"].tolist() == [[8 * number], [4 * number]]
+    # A step that is not finite changes it as little as the parameters.
+    after, sums = step(state, labelled([np.inf, 4], [1, 1]))
+    assert mean(sums)["finite"] == 0
+    assert same_bits(after.carry, state.carry)
+    halves = train_step(counting_loss, sgd, accumulate=2)
+    with pytest.raises(ValueError, match="as a whole"):
+        halves(state, labelled([8, 4], [1, 1]))
+
+
 def root_loss(params, batch, key=None, *, train):
     """√w, whose value at 0 is finite and whose slope is not."""
     del key, train

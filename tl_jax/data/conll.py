@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,7 +16,7 @@ from tl_jax.data.readers import read_text
 from tl_jax.data.table import Problems, bad_characters
 from tl_jax.files import atomic
 from tl_jax.files.errors import ConfigError, DataError
-from tl_jax.text.words import split_words
+from tl_jax.text.located import Located
 
 Scheme = Literal["IOB2", "IOB1", "IO", "BIOES", "BILOU"]
 
@@ -41,6 +40,7 @@ class TaggedSentences:
       comments: The comments and ``-DOCSTART-`` lines before each sentence.
       scheme: What the tags were written in; None if they were not read.
       skipped: How many bad sentences were left out.
+      located: The texts of the sentences, where they were cut out of raw ones.
     """
 
     sentences: list[list[str]]
@@ -50,6 +50,7 @@ class TaggedSentences:
     comments: list[list[str]]
     scheme: Scheme | None
     skipped: int = 0
+    located: list[Located] | None = None
 
     def __len__(self) -> int:
         return len(self.sentences)
@@ -68,6 +69,7 @@ class TaggedSentences:
             places=self.places[:count],
             lines=self.lines[:count],
             comments=self.comments[:count],
+            located=None if self.located is None else self.located[:count],
         )
 
 
@@ -146,28 +148,6 @@ def read_tagged(
         comments=[block.comments for block in good],
         scheme=scheme,
         skipped=len(blocks) - len(good),
-    )
-
-
-def read_plain(file: str, *, characters: bool) -> TaggedSentences:
-    """Reads one sentence a line, cut into words or characters, without tags.
-
-    Raises:
-      DataError: The file is missing, is no UTF-8, or holds no sentence.
-    """
-    lines = read_text(Path(file)).split("\n")
-    numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
-        raise DataError(f"{file}: there is no sentence.")
-    cut = list if characters else partial(split_words, lowercase=False)
-    sentences = [cut(line.strip()) for _, line in numbered]
-    return TaggedSentences(
-        sentences=sentences,
-        tags=None,
-        places=[f"{file}:{number}" for number, _ in numbered],
-        lines=sentences,
-        comments=[[] for _ in sentences],
-        scheme=None,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tl_jax.data.table import Problems, bad_characters
+from tl_jax.data.tfds import PREFIX, tfds_texts
 from tl_jax.files.errors import DataError, did_you_mean
 
 _LONGEST = 1 << 26  # bytes of a line; a longer one is not text, and would not fit
@@ -32,8 +33,9 @@ def read_documents(
     """Yields the documents of text files, without holding a file in memory.
 
     Args:
-      files: Blank lines stand between documents; a file's end ends one, too.
-      lines: Files of lines that have nothing to do with one another.
+      files: Blank lines stand between documents; a file's end ends one, too. Or
+        ``tfds:NAME/CONFIG[:SPLIT]``, whose every example is one (`tfds_texts`).
+      lines: Files of lines that have nothing to do with one another, and likewise.
       on_bad: What becomes of lines that are not UTF-8 or hold a NUL: ``raise``, once
         all files are read, or ``skip`` (at most 100).
 
@@ -45,14 +47,14 @@ def read_documents(
     problems = Problems(on_bad)
     found = False
     for name in files:
-        for document in _documents(Path(name), problems):
+        for document in _connected(name, problems):
             found = True
             yield document
     for name in lines:
-        for line in _lines(Path(name), problems):
-            if line:
+        for line in _unrelated(name, problems):
+            if segments := _sentences_of_lines(line):
                 found = True
-                yield Document(sentences(line), connected=False)
+                yield Document(segments, connected=False)
     problems.finish()
     if not found:
         raise DataError(f"{', '.join((*files, *lines))}: no text, only blank lines.")
@@ -67,6 +69,24 @@ def sentences(text: str) -> list[str]:
     ends = [match.end() for match in _END.finditer(text)]
     bounds = zip([0, *ends], [*ends, len(text)], strict=True)
     return [part for a, b in bounds if (part := text[a:b].strip())]
+
+
+def _sentences_of_lines(text: str) -> list[str]:
+    return [sentence for line in text.splitlines() for sentence in sentences(line)]
+
+
+def _unrelated(name: str, problems: Problems) -> Iterator[str]:
+    """Yields the lines of a file, or the texts of a data set."""
+    if name.startswith(PREFIX):
+        return tfds_texts(name, problems)
+    return _lines(Path(name), problems)
+
+
+def _connected(name: str, problems: Problems) -> Iterator[Document]:
+    if name.startswith(PREFIX):
+        texts = map(_sentences_of_lines, tfds_texts(name, problems))
+        return (Document(segments) for segments in texts if segments)
+    return _documents(Path(name), problems)
 
 
 def _documents(path: Path, problems: Problems) -> Iterator[Document]:
@@ -106,6 +126,8 @@ def _check(files: Sequence[str], lines: Sequence[str]) -> None:
     problems = []
     for name in (*files, *lines):
         path = Path(name)
+        if name.startswith(PREFIX):
+            continue  # looked for when it is opened
         if path.is_dir():
             problems.append(f"{path}: is a folder; name the files in it.")
         elif not path.is_file():

@@ -1,4 +1,4 @@
-"""The text of a file → its header and rows: TSV, CSV, JSON and JSON lines."""
+"""The text of a file → its header and rows: TSV, CSV, JSON, JSON lines and lines."""
 
 import json
 import re
@@ -43,6 +43,13 @@ def tsv(text: str, place: str) -> Parsed:
             yield number, [*line.split("\t")]
 
     return _header([*lines[0].split("\t")], place), rows()
+
+
+def lines(text: str, place: str) -> Parsed:
+    """Reads one text a line; blank lines are passed over."""
+    del place
+    numbered = enumerate(text.split("\n"), 1)
+    return ["text"], ((n, [line.strip()]) for n, line in numbered if line.strip())
 
 
 def csv(text: str, place: str) -> Parsed:

@@ -91,12 +91,18 @@ def word_beginnings(tokenizer: Tokenizer) -> Bool[np.ndarray, "V"]:
     return begins
 
 
-def mask(batch: Batch, masking: Masking) -> Batch:
+def mask(batch: Batch, masking: Masking, room: int = 0) -> Batch:
     """Masks a batch.
 
     Of an example of ``n`` tokens ``min(most, max(1, round(rate · n)))`` are chosen; of
     these 80 % become [MASK], 10 % a random token and 10 % stay. Whole words are taken
     in random order as long as they fit.
+
+    Args:
+      batch: Rows of examples.
+      masking: What is masked.
+      room: How many chosen tokens a row must have room for, if the batch is a part of
+        one in which there are as many.
 
     Returns:
       The batch with other tokens and, beside its targets, ``scored``: the columns
@@ -119,7 +125,8 @@ def mask(batch: Batch, masking: Masking) -> Batch:
     hidden[rows[chosen], columns[chosen]] = np.where(
         kind < MASKED, masking.mask_id, kept
     )
-    found = _by_row(rows[chosen], columns[chosen], tokens[chosen], batch, masking.rate)
+    places = rows[chosen], columns[chosen], tokens[chosen]
+    found = _by_row(*places, batch, masking.rate, room)
     targets, weights = batch.targets | found[0], batch.weights | found[1]
     if NEXT_SENTENCE in weights:
         pairs = weights[NEXT_SENTENCE]
@@ -146,8 +153,7 @@ def _chosen(
     sizes = np.bincount(unit[able], minlength=int(begins.sum())).tolist()
     owners = group[begins]
     lengths = np.bincount(group)
-    left = np.minimum(masking.most, np.maximum(1, np.rint(lengths * masking.rate)))
-    left = left.astype(int).tolist()
+    left = at_most(lengths, masking).tolist()
     taken = np.zeros(len(sizes), bool)
     owner = owners.tolist()
     for u in np.lexsort((score[begins], owners)).tolist():
@@ -157,12 +163,19 @@ def _chosen(
     return able & taken[unit] if len(taken) else able
 
 
+def at_most(lengths: Int[np.ndarray, "n"], masking: Masking) -> Int[np.ndarray, "n"]:
+    """How many tokens are chosen of examples of these lengths, at most."""
+    wanted = np.maximum(1, np.rint(lengths * masking.rate))
+    return np.minimum(masking.most, wanted).astype(int)
+
+
 def _by_row(
     rows: Int[np.ndarray, "m"],
     columns: Int[np.ndarray, "m"],
     tokens: Int[np.ndarray, "m"],
     batch: Batch,
     rate: float,
+    needed: int,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Lays the chosen tokens into rows of ``Q``, one of a few numbers by width."""
     height, width = batch.tokens.shape
@@ -170,7 +183,7 @@ def _by_row(
     place = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
     least = 8 * -int(-rate * width // 8)
     room = least
-    while room < counts.max(initial=0):
+    while room < counts.max(initial=needed):
         room += max(8, least // 40 * 8)  # a fifth: few shapes, of which one is usual
     scored, wanted = (np.zeros((height, room), np.int32) for _ in range(2))
     weights = np.zeros((height, room), np.float32)

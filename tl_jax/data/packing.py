@@ -9,12 +9,12 @@ short ladders that ``fit`` anchors at what the examples need.
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from tl_jax.data.examples import Examples, ranges, spans, weights_of
+from tl_jax.data.examples import Examples, TokenInputs, ranges, spans, weights_of
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.models.batch import Batch
 
@@ -133,45 +133,50 @@ def pack(
     height = next(c for c in counts if c > rows.max())
 
     source = ranges(starts, lengths)
-    where = ranges(rows * width + columns, lengths)
-
-    def spread(values: np.ndarray, dtype: type) -> np.ndarray:
-        out = np.zeros((height * width, *values.shape[1:]), dtype)
-        out[where] = values
-        return out.reshape(height, width, *values.shape[1:])
-
-    def scatter(values: np.ndarray, dtype: type, empty: int = 0) -> np.ndarray:
-        out = np.full((height, slots, *values.shape[1:]), empty, dtype)
-        out[rows, slot] = values
-        return out
+    columns = ranges(columns, lengths)
+    tokens = _Places(np.repeat(rows, lengths), columns, (height, width))
+    own = _Places(rows, slot, (height, slots))
 
     def lay(name: str, values: np.ndarray) -> np.ndarray:
         if name in examples.token_level:
-            return spread(values[source], _device_type(values))
-        return scatter(values[chosen], _device_type(values))
+            return tokens.lay(values[source])
+        return own.lay(values[chosen])
 
-    def inputs() -> dict[str, Any]:
-        if examples.inputs is None:
-            return {}
-        looked_up = examples.inputs.index[source]
-        tables = examples.inputs.tables.items()
-        return {k: spread(x[looked_up], _device_type(x)) for k, x in tables}
-
+    inputs = examples.inputs or TokenInputs(source, {})
     return Batch(
-        tokens=spread(examples.tokens[source], np.int32),
-        types=spread(examples.types[source], np.int32),
-        positions=spread(ranges(np.zeros_like(lengths), lengths), np.int32),
-        example=spread(np.repeat(slot + 1, lengths), np.int32),
-        ids=scatter(examples.ids[chosen], np.int32, empty=-1),
-        epochs=scatter(np.broadcast_to(epochs, chosen.shape), np.int32),
+        tokens=tokens.lay(examples.tokens[source]),
+        types=tokens.lay(examples.types[source]),
+        positions=tokens.lay(ranges(np.zeros_like(lengths), lengths)),
+        example=tokens.lay(np.repeat(slot + 1, lengths)),
+        ids=own.lay(examples.ids[chosen], empty=-1),
+        epochs=own.lay(np.broadcast_to(epochs, chosen.shape)),
         targets={k: lay(k, v) for k, v in examples.targets.items()},
         weights={k: lay(k, weights_of(examples, k)) for k in examples.targets},
-        inputs=inputs(),
+        inputs={
+            k: tokens.lay(x[inputs.index[source]]) for k, x in inputs.tables.items()
+        },
     )
 
 
-def _device_type(values: np.ndarray) -> type:
-    return np.float32 if values.dtype.kind == "f" else np.int32
+class _Places(NamedTuple):
+    """Where values go in an array that holds nothing else.
+
+    Attributes:
+      rows: The row of each value.
+      columns: Its token or slot there.
+      shape: Rows, and tokens or slots, of the array.
+    """
+
+    rows: Int[np.ndarray, "n"]
+    columns: Int[np.ndarray, "n"]
+    shape: tuple[int, int]
+
+    def lay(self, values: np.ndarray, empty: int = 0) -> np.ndarray:
+        """Puts values into their places, as int32 or float32."""
+        dtype = np.float32 if values.dtype.kind == "f" else np.int32
+        out = np.full((*self.shape, *values.shape[1:]), empty, dtype)
+        out[self.rows, self.columns] = values
+        return out
 
 
 def place(

@@ -21,6 +21,7 @@ from tl_jax.data.readers import read_text
 from tl_jax.data.table import Problems, bad_characters
 from tl_jax.files import atomic
 from tl_jax.files.errors import DataError
+from tl_jax.text.located import Located, join
 
 FIELDS = ("index", "word", "part of speech", "lemma", "roleset")
 PREDICATE = "V"
@@ -69,6 +70,7 @@ class Propositions:
       tags: BIO tags of its sentence's words; None if they were not read.
       places: ``FILE:LINE`` of the predicate.
       skipped: How many bad sentences were left out.
+      located: The texts of all sentences, where they were cut out of raw ones.
     """
 
     sentences: list[Sentence]
@@ -77,6 +79,7 @@ class Propositions:
     tags: list[list[str]] | None
     places: list[str]
     skipped: int = 0
+    located: list[Located] | None = None
 
     def __len__(self) -> int:
         return len(self.places)
@@ -89,6 +92,12 @@ class Propositions:
     def words(self, number: int) -> list[str]:
         """Returns the words of a proposition's sentence."""
         return self.sentences[self.sentence[number]].words
+
+    def text(self, number: int) -> Located:
+        """Returns the text of a proposition's sentence: its words between blanks."""
+        if self.located is None:
+            return join(self.words(number))
+        return self.located[self.sentence[number]]
 
 
 # A line's number and its fields.

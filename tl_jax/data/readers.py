@@ -80,8 +80,9 @@ def read_table(
 
     By the name's ending: ``.tsv`` (a header, fields between tabs; quotes are text),
     ``.csv`` (RFC 4180 with a header), ``.jsonl`` (one object a line), ``.json`` (a list
-    of objects, or one under ``"data"``); ``tfds:NAME/CONFIG[:SPLIT]`` is a data set of
-    TFDS (:mod:`tl_jax.data.tfds`). All files are UTF-8; U+FEFF is dropped at the start
+    of objects, or one under ``"data"``), ``.txt`` (a text a line, in the column
+    ``text``); ``tfds:NAME/CONFIG[:SPLIT]`` is a data set of TFDS
+    (:mod:`tl_jax.data.tfds`). All files are UTF-8; U+FEFF is dropped at the start
     of a file and kept elsewhere.
 
     Args:
@@ -252,6 +253,7 @@ def _read_one(
         ".csv": formats.csv,
         ".jsonl": formats.jsonl,
         ".json": formats.json_list,
+        ".txt": formats.lines,
     }
     if path.is_dir():
         raise DataError(f"{path}: is a folder; name a file in it.")

@@ -15,27 +15,23 @@ byte. What is open is mapped, not loaded.
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import grain
-import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
 from tl_jax.data.examples import Examples, make_examples
-from tl_jax.data.masking import NEXT_SENTENCE, Masking, mask
+from tl_jax.data.masking import NEXT_SENTENCE
 from tl_jax.data.next_sentence import Pair, PairRules, draw_pairs
-from tl_jax.data.packing import Layout, pack, place
+from tl_jax.data.packing import Layout, place
 from tl_jax.files.atomic import sync_folder, temporary_path
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.files.manifest import verify_manifest, write_manifest
-from tl_jax.models.batch import Batch
 from tl_jax.text.encodings import Framed
 
 SHARD_PIECES = 1 << 27  # of one file of tokens: 256 MB of two bytes each
@@ -120,98 +116,18 @@ class Prepared:
             ids=numbers,
         )
 
+    def lengths(
+        self, numbers: Int[np.ndarray, "n"], frame: Callable[..., Framed]
+    ) -> Int[np.ndarray, "n"]:
+        """Returns how many tokens examples have, specials included."""
+        nothing = np.zeros(0, np.int32)
+        single, double = len(frame(nothing).tokens), len(frame(nothing, nothing).tokens)
+        first, second = self.pairs[numbers][:, [1, 3]].T
+        return first + second + np.where(second > 0, double, single)
+
     def _texts(self, pair: Pair) -> list[Int[np.ndarray, "_"]]:
         spans = [pair[0:2], pair[2:4]] if pair.second_length else [pair[0:2]]
         return [self.corpus.read(begin, length) for begin, length in spans]
-
-
-@dataclass(frozen=True, eq=False)
-class PretrainingStream:
-    """Masked batches of prepared rows, by random access; all of one shape.
-
-    Every epoch is a permutation of the rows. What is in step n is a function of
-    (seed, n); the masks of an example depend on (seed, epoch, example) alone.
-
-    Attributes:
-      prepared: The examples in their rows.
-      frame: Puts special pieces around texts (`Tokenizer.frame`).
-      masking: What is masked.
-      batch_size: Rows a step; the last one of an epoch has what is left.
-      seed: Keys the order; 0 … 2**32 - 1.
-      rows_multiple_of: Empty rows bring ``B`` to a multiple of it (devices ×
-        accumulation).
-    """
-
-    prepared: Prepared
-    frame: Callable[..., Framed]
-    masking: Masking
-    batch_size: int
-    seed: int
-    rows_multiple_of: int = 1
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.rows_multiple_of < 1:
-            raise ConfigError(
-                "batch_size and rows_multiple_of must be 1 or more: "
-                f"they are {self.batch_size} and {self.rows_multiple_of}."
-            )
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"The seed must be 0 … 2**32 - 1; it is {self.seed}.")
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps an epoch, the last and smaller one included."""
-        return -(-self._count // self.batch_size)
-
-    @property
-    def _count(self) -> int:
-        return len(self.prepared.rows) - 1
-
-    @cached_property
-    def _order(self) -> "grain.MapDataset[int]":
-        """Entry ``epoch · rows + i`` is the i-th row of the epoch."""
-        numbers = grain.MapDataset.range(self._count).seed(self.seed)
-        return numbers.shuffle().repeat()
-
-    def rows(self, step: int) -> list[Int[np.ndarray, "_"]]:
-        """Returns the examples' numbers of a step, counted from 0, row by row."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        start = within * self.batch_size
-        stop = min(start + self.batch_size, self._count)
-        first = epoch * self._count
-        chosen = np.array([self._order[first + i] for i in range(start, stop)])
-        bounds, packed = self.prepared.rows, self.prepared.packed
-        return [np.asarray(packed[bounds[n] : bounds[n + 1]]) for n in chosen]
-
-    def batch(self, step: int) -> Batch:
-        """Returns the masked batch of a step, as numpy arrays."""
-        rows = self.rows(step)
-        examples = self.prepared.read(np.concatenate(rows), self.frame)
-        height = -(-self.batch_size // self.rows_multiple_of) * self.rows_multiple_of
-        epoch = step // self.steps_per_epoch
-        counts = [len(row) for row in rows]
-        batch = lay(examples, counts, self.prepared.row_length, height, epoch)
-        return mask(batch, self.masking)
-
-
-def lay(
-    examples: Examples, counts: Sequence[int], width: int, height: int, epoch: int
-) -> Batch:
-    """Lays examples into rows that are told: as many as ``counts`` says into each.
-
-    Returns:
-      A batch of ``[height, width]``; what is left of it are empty rows.
-    """
-    layout = Layout(max_length=width, narrowest=width, fewest_rows=1)
-    ends = np.cumsum(counts)
-    laid = [
-        pack(examples, np.arange(end - count, end), layout, epochs=epoch)
-        for end, count in zip(ends, counts, strict=True)
-    ]
-    empty = jax.tree.map(np.zeros_like, laid[0])
-    empty = replace(empty, ids=np.full_like(laid[0].ids, -1))
-    laid += [empty] * (height - len(laid))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *laid)
 
 
 def prepare(

@@ -83,7 +83,9 @@ class Questions:
         )
 
 
-class _Row(NamedTuple):
+class Question(NamedTuple):
+    """One row of `Questions`."""
+
     title: str
     context: str
     id: str
@@ -130,7 +132,7 @@ def read_questions(
     paths = [files] if isinstance(files, (str, Path)) else list(files)
     if not paths:
         raise DataError("No data file was named.")
-    rows: list[_Row] = []
+    rows: list[Question] = []
     ids: dict[str, str] = {}
     seen: set[str] = set()
     for path in map(Path, paths):
@@ -149,7 +151,7 @@ def read_questions(
         )
     if not rows:
         raise DataError(f"{shown}: there is not one good question.")
-    return _columns(rows, problems.count)
+    return questions_of(rows, problems.count)
 
 
 def write_predictions(
@@ -204,7 +206,8 @@ def _is_strings(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(x, str) for x in value)
 
 
-def _columns(rows: list[_Row], skipped: int) -> Questions:
+def questions_of(rows: list[Question], skipped: int) -> Questions:
+    """Gathers questions, and their paragraphs once each."""
     contexts: dict[str, int] = {}
     context = [contexts.setdefault(row.context, len(contexts)) for row in rows]
     return Questions(
@@ -230,7 +233,7 @@ def _rows(
     seen: set[str],
     problems: Problems,
     labelled: bool,
-) -> Iterator[_Row]:
+) -> Iterator[Question]:
     """Yields a file's good questions and notes what is bad."""
     for place, title, paragraph in _paragraphs(path, wanted, seen, problems):
         try:
@@ -289,7 +292,7 @@ def _articles(path: Path) -> list[Any]:
     return articles
 
 
-def _row(qa: Any, title: str, context: str, place: str, labelled: bool) -> _Row:
+def _row(qa: Any, title: str, context: str, place: str, labelled: bool) -> Question:
     """Checks one question; all that is wrong with it is told at once."""
     wrong: list[str] = []
     question, answers, impossible = "", [], False
@@ -317,7 +320,7 @@ def _row(qa: Any, title: str, context: str, place: str, labelled: bool) -> _Row:
             wrong.append(str(bad))
     if wrong:
         raise _Bad("; ".join(wrong))
-    return _Row(title, context, name, question, tuple(golds), impossible, place)
+    return Question(title, context, name, question, tuple(golds), impossible, place)
 
 
 def _id(qa: Any) -> str:

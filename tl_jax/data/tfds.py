@@ -13,10 +13,13 @@ import numpy as np
 from tl_jax.data import builders
 from tl_jax.data.table import Problems, Table, bad_characters
 from tl_jax.files.errors import DataError, SourceError, did_you_mean
+from tl_jax.files.sources import fingerprint
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
+PREFIX = "tfds:"
+TEXT = "text"
 PROBE_SECONDS = 3.0
 _READ = 1024  # examples read at once
 _NAME = re.compile(
@@ -47,6 +50,42 @@ def read_tfds(
         prepared here; the message says what to install or to do.
       DataError: There is no such split, or no scalar feature.
     """
+    builder, split = _open(source, data_dir)
+    return _read(builder, split, source, problems or Problems())
+
+
+def tfds_texts(
+    source: str, problems: Problems, *, data_dir: str | Path | None = None
+) -> Iterator[str]:
+    """Yields the feature ``text`` of every example, in turn; arguments as `read_tfds`.
+
+    Raises:
+      SourceError: As `read_tfds`.
+      DataError: There is no such split, or no such feature.
+    """
+    builder, split = _open(source, data_dir)
+    columns = _columns(builder.info.features)
+    if TEXT not in columns:
+        raise DataError(
+            f"{source}: there is no text feature {TEXT!r} among {sorted(columns)}."
+        )
+    for number, example in enumerate(_examples(_rows(builder, split, source), source)):
+        text = _string(example[TEXT], None) or ""
+        if wrong := bad_characters([text]):
+            problems.add(f"{source} example {number}", wrong)
+        else:
+            yield text
+
+
+def tfds_hash(source: str, *, data_dir: str | Path | None = None) -> str:
+    """SHA-256 of all files of a prepared set; arguments and errors as `read_tfds`."""
+    return fingerprint(Path(_open(source, data_dir)[0].data_dir))
+
+
+def _open(
+    source: str, data_dir: str | Path | None
+) -> tuple["tfds.core.DatasetBuilder", str]:
+    """Returns the builder of a prepared set, and the split that is asked for."""
     match = _NAME.fullmatch(source)
     if match is None:
         raise SourceError(f"{source!r} is not of the form tfds:NAME/CONFIG[:SPLIT].")
@@ -56,8 +95,7 @@ def read_tfds(
     builder = _builder(full, None if folder is None else str(folder))
     if not builder.is_prepared():
         _prepare(builder, full)
-    problems = problems or Problems()
-    return _read(builder, split or "train", source, problems)
+    return builder, split or "train"
 
 
 def _builder(name: str, data_dir: str | None) -> "tfds.core.DatasetBuilder":
@@ -132,23 +170,9 @@ def _read(
     columns = _columns(builder.info.features)
     if not columns:
         raise DataError(f"{source}: none of its features is a text or a number.")
-    known = builder.info.splits or {}
-    for name in re.sub(r"\[[^]]*\]", "", split).split("+"):
-        if name.strip() not in (*known, "all"):
-            raise DataError(
-                f"{source}: there is no split {name.strip()!r} among {sorted(known)}."
-                f"{did_you_mean(name, known)}"
-            )
-    try:
-        rows = cast(Any, builder).as_data_source(split=split)
-    except Exception as error:
-        raise SourceError(
-            f"{source}: what is prepared in {builder.data_dir} cannot be read without "
-            f"TensorFlow ({_short(error)}). Prepare it with file_format='array_record'."
-        ) from error
     values: dict[str, list[str | None]] = {name: [] for name in columns}
     where: list[tuple[int, int]] = []
-    for number, example in enumerate(_examples(rows, source)):
+    for number, example in enumerate(_examples(_rows(builder, split, source), source)):
         row = [_string(example[name], names) for name, names in columns.items()]
         if wrong := bad_characters(row):
             problems.add(f"{source} example {number}", wrong)
@@ -157,6 +181,24 @@ def _read(
             column.append(value)
         where.append((0, number))
     return Table(values, (source,), where, unit="example")
+
+
+def _rows(builder: "tfds.core.DatasetBuilder", split: str, source: str) -> Any:
+    """The examples of a split, by random access."""
+    known = builder.info.splits or {}
+    for name in re.sub(r"\[[^]]*\]", "", split).split("+"):
+        if name.strip() not in (*known, "all"):
+            raise DataError(
+                f"{source}: there is no split {name.strip()!r} among {sorted(known)}."
+                f"{did_you_mean(name, known)}"
+            )
+    try:
+        return cast(Any, builder).as_data_source(split=split)
+    except Exception as error:
+        raise SourceError(
+            f"{source}: what is prepared in {builder.data_dir} cannot be read without "
+            f"TensorFlow ({_short(error)}). Prepare it with file_format='array_record'."
+        ) from error
 
 
 def _examples(rows: Any, source: str) -> Iterator[dict[str, Any]]:

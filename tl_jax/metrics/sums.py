@@ -1,7 +1,7 @@
 """Sums with weights: reduced apart over batches and devices, divided once."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ Sums = dict[str, Ratio]
 # A task's loss, of (params, batch, key, train=…): its entry "loss" is minimised, the
 # others are measured beside it.
 Loss = Callable[..., Sums]
+# That of a model which carries state from batch to batch returns the new state, too.
+CarriedLoss = Callable[..., tuple[Sums, Any]]
 
 
 def mean(sums: Sums) -> dict[str, float]:

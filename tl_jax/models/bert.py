@@ -12,11 +12,12 @@ https://arxiv.org/abs/1910.01108).
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int, UInt32
+from jaxtyping import Float, Int, Integer, UInt32
 
 from tl_jax.files.errors import ConfigError
 from tl_jax.models.attention import attention
@@ -27,9 +28,11 @@ from tl_jax.models.batch import (
     first_tokens,
     mean_tokens,
 )
+from tl_jax.models.compose import Params
 from tl_jax.models.dropout import Noise, dropout
 from tl_jax.models.feed_forward import ACTIVATIONS, feed_forward
 from tl_jax.models.layers import Affine, Dense, Embed, Features, LayerNorm
+from tl_jax.models.mesh import keep_rows
 
 ModelType = Literal["bert", "electra", "roberta", "xlm-roberta", "distilbert"]
 
@@ -63,6 +66,10 @@ class BertConfig:
         position's; RoBERTa's has 2.
       pooler_activation: Of the pooler: tanh in BERT and RoBERTa; ELECTRA's sentence
         classifier has gelu in its place, DistilBERT's relu.
+      remat: Keep only the blocks' outputs for the backward pass, and compute what is
+        inside them twice (Chen et al. 2016, https://arxiv.org/abs/1604.06174).
+      scan_layers: Compile one block and loop over it; the blocks' parameters are
+        stacked on the way, and keep their paths. Numbers are those of a plain loop.
     """
 
     vocab_size: int = 30522
@@ -83,6 +90,8 @@ class BertConfig:
     embedding_size: int | None = None
     position_offset: int = 0
     pooler_activation: str = "tanh"
+    remat: bool = False
+    scan_layers: bool = False
 
     @property
     def embedding_width(self) -> int:
@@ -132,20 +141,50 @@ class Bert(nn.Module):
         """
         c = self.config
         states, table = Embeddings(c, name="embeddings")(batch, noise)
-        layers = [states]
-        every_token = Queries(batch.example, noise)
         first_only = pooled_only and c.pooling == "pooler"
-        for index in range(c.num_layers):
-            last = index == c.num_layers - 1
-            queries = cls_queries(batch, noise) if first_only and last else every_token
-            states = Block(c, index, name=f"layer_{index}")(states, batch, queries)
-            layers.append(states)
-        rows, slots = batch.ids.shape
+        full = c.num_layers - first_only
+        layers = self._blocks(states, batch, noise, full)
         if first_only:
-            return Features((), self._pooler(states.reshape(rows, slots, -1)), table)
+            last = Block(c, full, name=f"layer_{full}")
+            states = last(layers[-1], batch, cls_queries(batch, noise))
+            first = states.reshape(*batch.ids.shape, -1)
+            return Features((), self._pooler(first), table)
         shaped = tuple(x.reshape(*batch.tokens.shape, -1) for x in layers)
         pooled = self._pool(shaped[-1], batch)
         return Features(() if pooled_only else shaped, pooled, table)
+
+    def _blocks(
+        self,
+        states: Float[Array, "M D"],
+        batch: Batch,
+        noise: Noise | None,
+        count: int,
+    ) -> list[Float[Array, "M D"]]:
+        """Returns the embeddings' states and those of the first ``count`` blocks."""
+        c = self.config
+        layers = [states]
+        queries = Queries(batch.example, noise)
+        if self.is_initializing() or not count or not (c.remat or c.scan_layers):
+            for index in range(count):
+                block = Block(c, index, name=f"layer_{index}")
+                layers.append(block(layers[-1], batch, queries))
+            return layers
+
+        def run(states: Array, layer: tuple[Params, Any]) -> tuple[Array, Array]:
+            block = Block(c, layer[1], parent=None)
+            found = block.apply({"params": layer[0]}, states, batch, queries)
+            return cast(Array, found), cast(Array, found)
+
+        if c.remat:
+            run = jax.checkpoint(run, prevent_cse=not c.scan_layers)
+        own = [self.variables["params"][f"layer_{n}"] for n in range(count)]
+        if not c.scan_layers:
+            for index, params in enumerate(own):
+                layers.append(run(layers[-1], (params, index))[0])
+            return layers
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
+        _, found = jax.lax.scan(run, states, (stacked, jnp.arange(count)))
+        return [states, *found]
 
     def _pool(
         self, states: Float[Array, "B T D"], batch: Batch
@@ -193,7 +232,7 @@ class Embeddings(nn.Module):
         if c.embedding_width != c.hidden_size:
             project = Dense(c.hidden_size, c.initializer_range, name="projection")
             states = project(states)
-        return states, word.embedding
+        return keep_rows(states), word.embedding
 
 
 class Queries(NamedTuple):
@@ -228,10 +267,15 @@ def cls_queries(batch: Batch, noise: Noise | None) -> Queries:
 
 
 class Block(nn.Module):
-    """One transformer block: self-attention and feed-forward, each added and normed."""
+    """One transformer block: self-attention and feed-forward, each added and normed.
+
+    Attributes:
+      config: The encoder's.
+      index: Number of the block, which its dropout masks depend on.
+    """
 
     config: BertConfig
-    index: int
+    index: int | Integer[Array, ""]
 
     @nn.compact
     def __call__(
@@ -248,14 +292,16 @@ class Block(nn.Module):
         own = LayerNorm(c.layer_norm_eps, name="attention_norm")(own + attended)
         fed = FeedForward(c, name="feed_forward")(own)
         fed = dropout(fed, c.hidden_dropout, queries.noise, place + 2)
-        return LayerNorm(c.layer_norm_eps, name="feed_forward_norm")(own + fed)
+        return keep_rows(
+            LayerNorm(c.layer_norm_eps, name="feed_forward_norm")(own + fed)
+        )
 
 
 class SelfAttention(nn.Module):
     """Multi-head attention of each query over the tokens of its own example."""
 
     config: BertConfig
-    place: int
+    place: int | Integer[Array, ""]
 
     @nn.compact
     def __call__(

@@ -91,6 +91,18 @@ class Carry(NamedTuple):
     hidden: Float[Array, "L 2 B P"]
 
 
+class Rows(NamedTuple):
+    """Rows of words.
+
+    Attributes:
+      tokens: Ids of words, or rows of a table of their characters.
+      example: Which example of its row a token belongs to, 0 = padding.
+    """
+
+    tokens: Int[Array, "B T"]
+    example: Int[Array, "B T"]
+
+
 def zero_carry(config: ElmoConfig, rows: int) -> Carry:
     """Returns the state that remembers nothing."""
     c = config
@@ -116,9 +128,10 @@ class BiLm(nn.Module):
         self,
         tokens: Int[Array, "B T"],
         example: Int[Array, "B T"],
-        characters: Int[Array, "W C"] | None = None,
+        characters: Int[Array, "W C"] | Float[Array, "W P"] | None = None,
         carry: Carry | None = None,
         noise: Noise | None = None,
+        backward: Rows | None = None,
     ) -> tuple[Features, Carry]:
         """Reads rows of words.
 
@@ -126,11 +139,14 @@ class BiLm(nn.Module):
           tokens: Ids of words; with ``characters`` input, rows of ``characters``.
           example: Which example of its row a token belongs to, 0 = padding. No example
             sees another, nor the padding.
-          characters: Those of the batch's distinct words.
+          characters: Those of the batch's distinct words; or these words' vectors, if
+            they are known.
           carry: The state that each example of a row begins from. By default it is
             zero: stateless. ELMo's published results had states that were carried on
             from batch to batch; a row that continues another is one example.
           noise: Switches dropout on.
+          backward: What the backward direction reads, if it is something else: in
+            training, the window that its state is due to go on with.
 
         Returns:
           The features, and each row's state after the last token read: the last of the
@@ -140,10 +156,17 @@ class BiLm(nn.Module):
           ValueError: There are no characters, and the config asks for them.
         """
         c = self.config
-        words, table = self._embed(tokens, characters)
+        rows = Rows(tokens, example)
+        both = (rows, rows if backward is None else backward)
+        if backward is None:
+            words, table = self._embed(tokens, characters)
+            states = [words, words]
+        else:
+            read = jnp.stack([tokens, backward.tokens])
+            words, table = self._embed(read, characters)
+            states = list(words)
         carry = zero_carry(c, len(tokens)) if carry is None else carry
-        layers, ends = [jnp.concatenate([words, words], axis=-1)], []
-        states = [words, words]
+        layers, ends = [jnp.concatenate(states, axis=-1)], []
         for layer in range(c.num_layers):
             for way, name in enumerate(DIRECTIONS):
                 lstm = ProjectedLstm(
@@ -157,7 +180,7 @@ class BiLm(nn.Module):
                 place = len(DIRECTIONS) * layer + way
                 inputs = dropout(states[way], c.dropout, noise, place)
                 start = State(carry.cell[layer, way], carry.hidden[layer, way])
-                outputs, end = lstm(inputs, example, start)
+                outputs, end = lstm(inputs, both[way].example, start)
                 skip = layer > 0 and c.use_skip_connections
                 states[way] = inputs + outputs if skip else outputs
                 ends.append(end)
@@ -168,9 +191,14 @@ class BiLm(nn.Module):
         return Features(tuple(layers), None, table), end
 
     def _embed(
-        self, tokens: Int[Array, "B T"], characters: Int[Array, "W C"] | None
-    ) -> tuple[Float[Array, "B T P"], Float[Array, "V P"] | None]:
+        self,
+        tokens: Int[Array, "*B T"],
+        characters: Int[Array, "W C"] | Float[Array, "W P"] | None,
+    ) -> tuple[Float[Array, "*B T P"], Float[Array, "V P"] | None]:
         c = self.config
+        if characters is not None and jnp.issubdtype(characters.dtype, jnp.floating):
+            vectors = characters.astype(c.dtype)
+            return jnp.take(vectors, tokens, axis=0, mode="clip"), None
         if c.input == "words":
             stddev = c.projection_size**-0.5
             embed = Embed(c.vocab_size, c.projection_size, stddev, name="words")
@@ -180,17 +208,22 @@ class BiLm(nn.Module):
                 "This biLM reads words by their characters: pass those of the batch's "
                 "distinct words, `characters`, and let `tokens` be their rows."
             )
-        distinct = CharCnn(
-            c.projection_size,
-            c.num_characters,
-            c.character_size,
-            c.filters,
-            c.num_highways,
-            c.activation,
-            c.dtype,
-            name="characters",
-        )(characters)
+        distinct = character_cnn(c)(characters)
         return jnp.take(distinct, tokens, axis=0, mode="clip"), None
+
+
+def character_cnn(config: ElmoConfig) -> CharCnn:
+    """The part of a biLM that makes vectors of words; `BiLm` has it by this name."""
+    return CharCnn(
+        config.projection_size,
+        config.num_characters,
+        config.character_size,
+        config.filters,
+        config.num_highways,
+        config.activation,
+        config.dtype,
+        name="characters",
+    )
 
 
 def mix(

@@ -73,9 +73,10 @@ class ElmoEncoderConfig:
 class Elmo(nn.Module):
     """Maps a batch to [x; ELMo], the biLSTM's states and one vector an example.
 
-    ``Batch.inputs`` holds each token's characters ``[B, T, C]``; a token that has none
-    (all are 0), such as the separator of a pair, stands between sentences and is no
-    word to the biLM. Or ``inputs`` holds the biLM's states ``[B, T, L, D]``, computed
+    ``Batch.inputs`` holds each token's characters ``[B, T, C]``, or for a biLM that
+    looks words up its id, one higher, ``[B, T, 1]``; a token that has none (all are 0),
+    such as the separator of a pair, stands between sentences and is no word to the
+    biLM. Or ``inputs`` holds the biLM's states ``[B, T, L, D]``, computed
     before, which are 0 where no word is.
 
     ``layers[0]`` is what the first LSTM reads, ``layers[l]`` what the l-th gives; ELMo
@@ -169,26 +170,56 @@ def read_sentences(
 ) -> Features:
     """Reads sentences from a zero state, each between the boundaries <S> and </S>.
 
+    Args:
+      bilm: Bound to its parameters.
+      characters: Of every word.
+      example: Which sentence of its row a word belongs to, 0 = none.
+    """
+    if bilm.config.input == "words":
+        ids = jnp.maximum(characters[:, :, 0] - 1, 0)
+        return read_bounded(bilm, ids, example, None, None)
+    rows, length, size = characters.shape
+    tokens = jnp.arange(rows * length, dtype=jnp.int32).reshape(rows, length)
+    words = jnp.asarray(characters).reshape(-1, size)
+    return read_bounded(bilm, tokens, example, words, boundaries(bilm.config))
+
+
+def boundaries(config: ElmoConfig) -> Int[np.ndarray, "2 C"]:
+    """The characters of <S> and </S>; or their ids, one higher, which are the first."""
+    if config.input == "words":
+        return np.array([[1], [2]], np.int32)
+    size = config.max_characters
+    return np.stack([spell([mark], size) for mark in (SENTENCE_BEGIN, SENTENCE_END)])
+
+
+def read_bounded(
+    bilm: BiLm,
+    tokens: Int[Array, "B T"],
+    example: Int[Array, "B T"],
+    words: Int[Array, "W C"] | Float[Array, "W P"] | None,
+    bounds: Int[Array, "2 C"] | Float[Array, "2 P"] | None,
+) -> Features:
+    """Reads sentences as `read_sentences` does, from characters or words' vectors.
+
     What the biLM remembers after a boundary is the same for every sentence, so the
     boundaries are read once, and each sentence goes on from there: no token stands for
     them, and there is nothing to be dropped from the output.
 
     Args:
       bilm: Bound to its parameters.
-      characters: Of every word.
+      tokens: Rows of ``words``, or ids.
       example: Which sentence of its row a word belongs to, 0 = none.
+      words: Characters or vectors, as `BiLm` takes them.
+      bounds: Those of <S> and </S>, likewise.
     """
-    rows, length, size = characters.shape
-    marks = np.stack([spell([m], size) for m in (SENTENCE_BEGIN, SENTENCE_END)])
     column = np.arange(2, dtype=np.int32)[:, None]
-    _, ends = bilm(column, np.ones_like(column), marks)
+    _, ends = bilm(column, np.ones_like(column), bounds)
 
     def begin(state: Float[Array, "L 2 2 D"]) -> Float[Array, "L 2 B D"]:
         # Forward goes on from the row of <S>, backward from that of </S>.
         read = jnp.stack([state[:, 0, 0], state[:, 1, 1]], axis=1)
-        return jnp.repeat(read[:, :, None], rows, axis=2)
+        return jnp.repeat(read[:, :, None], len(tokens), axis=2)
 
     start = Carry(begin(ends.cell), begin(ends.hidden))
-    tokens = jnp.arange(rows * length, dtype=jnp.int32).reshape(rows, length)
-    features, _ = bilm(tokens, example, characters.reshape(-1, size), start)
+    features, _ = bilm(tokens, example, words, start)
     return features

@@ -84,7 +84,7 @@ def train_step(
     product = (word[:, :-1] * context[:, :-1]).sum(axis=1)
     logs = jnp.log(jnp.where(real, counts, 1.0))
     error = product + word[:, -1] + context[:, -1] - logs
-    weighted = jnp.minimum(1.0, (counts / x_max) ** alpha) * error * real
+    weighted = jnp.minimum(1.0, (counts / x_max) ** alpha) * error  # 0 for padding
     both = jnp.tile(weighted, 2)[:, None]
     slopes = both * jnp.concatenate([context, word])[:, :-1]
     moves = jnp.concatenate([rate * jnp.clip(slopes, -CLIP, CLIP), both], axis=1)

@@ -5,15 +5,16 @@ i, j, f, o = [x; h]W + b, c ← clip(σ(f + 1)⊙c + σ(i)⊙tanh(j)),
 h = clip((σ(o)⊙tanh(c))P).
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from tl_jax.models.batch import Array
-from tl_jax.models.dense import dense
+from tl_jax.models.dense import dense, transposed, weight_gradient
 from tl_jax.models.lstm import borders
 
 
@@ -29,8 +30,15 @@ class State(NamedTuple):
     hidden: Float[Array, "B P"]
 
 
+class Bounds(NamedTuple):
+    """Bounds of a cell's and of a hidden state's values in both directions, if any."""
+
+    cell: float | None
+    hidden: float | None
+
+
 def projected_lstm(
-    gates: Float[Array, "B T G"],
+    gates: Float[Array, "T B G"],
     recurrent: Float[Array, "P G"],
     projection: Float[Array, "H P"],
     example: Int[Array, "B T"],
@@ -39,12 +47,12 @@ def projected_lstm(
     cell_clip: float | None,
     projection_clip: float | None,
     reverse: bool = False,
-) -> tuple[Float[Array, "B T P"], State]:
+) -> tuple[Float[Array, "T B P"], State]:
     """Runs the recurrence over gate inputs that were computed for all tokens at once.
 
     Args:
       gates: xW + b of each token, in the order input, cell, forget, output; 1 is added
-        to the forget gate here.
+        to the forget gate here. Time comes first, as it is read.
       recurrent: The weights of the previous hidden state.
       projection: From the cell's width to the hidden state's.
       example: Which example of its row a token belongs to, 0 = padding.
@@ -57,23 +65,150 @@ def projected_lstm(
       The hidden state after each token (without meaning at padding), and the state
       after the last token that was read, which padding leaves as it was.
     """
+    first = borders(example, reverse=reverse).T[:, :, None]
+    flags = Flags(first, (example > 0).T[:, :, None])
+    bounds = Bounds(cell_clip, projection_clip)
+    weights = Weights(recurrent, projection)
+    return _recurrence(bounds, reverse, gates, weights, start, flags)
 
-    def read(state: State, token: tuple[Array, ...]) -> tuple[State, Array]:
-        x, first, real = token
-        cell, hidden = _choose(first, start, state)
-        i, j, f, o = jnp.split(x + hidden @ recurrent, 4, axis=-1)
-        cell = jax.nn.sigmoid(f + 1) * cell + jax.nn.sigmoid(i) * jnp.tanh(j)
-        cell = _clip(cell, cell_clip)
-        hidden = (jax.nn.sigmoid(o) * jnp.tanh(cell)) @ projection
-        hidden = _clip(hidden, projection_clip)
-        state = _choose(real, State(cell, hidden), state)
+
+class Weights(NamedTuple):
+    """The matrices that each token goes through."""
+
+    recurrent: Float[Array, "P G"]
+    projection: Float[Array, "H P"]
+
+
+class Flags(NamedTuple):
+    """Whether a token begins an example, in reading direction, and whether it is real.
+
+    Attributes:
+      first: By time, row, and an axis of one.
+      real: Likewise.
+    """
+
+    first: Bool[Array, "T B 1"]
+    real: Bool[Array, "T B 1"]
+
+
+class _Step(NamedTuple):
+    """What the backward pass needs of each token: activations, and states read."""
+
+    i: Float[Array, "... B H"]
+    j: Float[Array, "... B H"]
+    f: Float[Array, "... B H"]
+    o: Float[Array, "... B H"]
+    hidden: Float[Array, "... B P"]
+    before: State
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _recurrence(
+    bounds: Bounds,
+    reverse: bool,
+    gates: Float[Array, "T B G"],
+    weights: Weights,
+    start: State,
+    flags: Flags,
+) -> tuple[Float[Array, "T B P"], State]:
+    def read(state: State, token: tuple[Array, Flags]) -> tuple[State, Array]:
+        state, _ = _read(bounds, weights, start, state, *token)
         return state, state.hidden
 
-    flags = borders(example, reverse=reverse), example > 0
-    tokens = (gates, *(flag[:, :, None] for flag in flags))
-    by_time = tuple(x.swapaxes(0, 1) for x in tokens)
-    end, states = jax.lax.scan(read, start, by_time, reverse=reverse)
-    return states.swapaxes(0, 1), end
+    end, states = jax.lax.scan(read, start, (gates, flags), reverse=reverse)
+    return states, end
+
+
+def _read(
+    bounds: Bounds,
+    weights: Weights,
+    start: State,
+    state: State,
+    gates: Float[Array, "B G"],
+    flags: Flags,
+) -> tuple[State, _Step]:
+    """Reads one token of each row."""
+    before = _choose(flags.first, start, state)
+    i, j, f, o = jnp.split(gates + before.hidden @ weights.recurrent, 4, axis=-1)
+    i, f, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f + 1), jax.nn.sigmoid(o)
+    j = jnp.tanh(j)
+    cell = _clip(f * before.cell + i * j, bounds.cell)
+    hidden = _clip((o * jnp.tanh(cell)) @ weights.projection, bounds.hidden)
+    step = _Step(i, j, f, o, hidden, before)
+    return _choose(flags.real, State(cell, hidden), state), step
+
+
+def _forward(
+    bounds: Bounds,
+    reverse: bool,
+    gates: Float[Array, "T B G"],
+    weights: Weights,
+    start: State,
+    flags: Flags,
+) -> tuple[tuple[Float[Array, "T B P"], State], tuple[Weights, Flags, _Step]]:
+    def read(
+        state: State, token: tuple[Array, Flags]
+    ) -> tuple[State, tuple[Array, _Step]]:
+        state, step = _read(bounds, weights, start, state, *token)
+        return state, (state.hidden, step)
+
+    end, (states, steps) = jax.lax.scan(read, start, (gates, flags), reverse=reverse)
+    return (states, end), (weights, flags, steps)
+
+
+def _backward(
+    bounds: Bounds,
+    reverse: bool,
+    saved: tuple[Weights, Flags, _Step],
+    gradient: tuple[Float[Array, "T B P"], State],
+) -> tuple[Float[Array, "T B G"], Weights, State, None]:
+    """Goes back through the tokens; the weights' gradients are one product each."""
+    weights, flags, steps = saved
+    back = Weights(transposed(weights.recurrent), transposed(weights.projection))
+    nothing = jax.tree.map(jnp.zeros_like, gradient[1])
+
+    def unread(
+        carry: tuple[State, State], token: tuple[Array, Flags, _Step]
+    ) -> tuple[tuple[State, State], tuple[Array, Array, Array]]:
+        (cell, hidden), at_start = carry
+        outer, (first, real), step = token
+        after = State(cell, hidden + outer)
+        own = _choose(real, after, nothing)
+        projected = jnp.where(_inside(step.hidden, bounds.hidden), own.hidden, 0)
+        squashed = projected @ back.projection
+        # Computed once more: to store it takes longer.
+        was = _clip(step.f * step.before.cell + step.i * step.j, bounds.cell)
+        tanh = jnp.tanh(was)
+        cell = own.cell + squashed * step.o * (1 - tanh**2)
+        cell = jnp.where(_inside(was, bounds.cell), cell, 0)
+        i = cell * step.j * step.i * (1 - step.i)
+        j = cell * step.i * (1 - step.j**2)
+        f = cell * step.before.cell * step.f * (1 - step.f)
+        o = squashed * tanh * step.o * (1 - step.o)
+        gates = jnp.concatenate([i, j, f, o], axis=-1)
+        before = State(cell * step.f, gates @ back.recurrent)
+        begun = _choose(first, before, nothing)
+        at_start = jax.tree.map(jnp.add, at_start, begun)
+        # Padding hands on what it was given, an example's first token nothing.
+        passed = _choose(real, _choose(first, nothing, before), after)
+        return (passed, at_start), (gates, projected, step.o * tanh)
+
+    states, end = gradient
+    (begin, at_start), (gates, projected, given) = jax.lax.scan(
+        unread, (end, nothing), (states, flags, steps), reverse=not reverse
+    )
+    product = Weights(
+        weight_gradient(_flat(steps.before.hidden), _flat(gates)),
+        weight_gradient(_flat(given), _flat(projected)),
+    )
+    return gates, product, jax.tree.map(jnp.add, at_start, begin), None
+
+
+_recurrence.defvjp(_forward, _backward)
+
+
+def _flat(x: Float[Array, "T B D"]) -> Float[Array, "M D"]:
+    return x.reshape(-1, x.shape[-1])
 
 
 def _choose(condition: Array, yes: State, no: State) -> State:
@@ -82,6 +217,11 @@ def _choose(condition: Array, yes: State, no: State) -> State:
 
 def _clip(x: Array, bound: float | None) -> Array:
     return x if bound is None else jnp.clip(x, -bound, bound)
+
+
+def _inside(x: Array, bound: float | None) -> Array | bool:
+    """True where a clipped value was not held back, and so has a gradient."""
+    return True if bound is None else jnp.abs(x) < bound
 
 
 class ProjectedLstm(nn.Module):
@@ -113,10 +253,11 @@ class ProjectedLstm(nn.Module):
                 ("bias", zeros, (width,)),
             )
         )
-        gates = dense(x.reshape(-1, inputs), kernel, bias)
+        by_time = x.swapaxes(0, 1)  # here, where it is narrower than the gates
+        gates = dense(by_time.reshape(-1, inputs), kernel, bias)
         start = State(start.cell.astype(x.dtype), start.hidden.astype(x.dtype))
-        return projected_lstm(
-            gates.reshape(*x.shape[:-1], width),
+        states, end = projected_lstm(
+            gates.reshape(*by_time.shape[:-1], width),
             recurrent,
             projection,
             example,
@@ -125,3 +266,4 @@ class ProjectedLstm(nn.Module):
             projection_clip=self.projection_clip,
             reverse=self.reverse,
         )
+        return states.swapaxes(0, 1), end

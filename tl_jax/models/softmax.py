@@ -7,6 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from tl_jax.models.batch import Array
+from tl_jax.models.dense import transposed
+
+# The loss and the gradients of the kernel, transposed, and of the bias.
+_Sums = tuple[jax.Array, jax.Array, jax.Array]
+_SCORES = 1 << 22  # scores that are made at a time; the 16 MB stay in a CPU's cache
 
 
 def logits(
@@ -32,6 +37,89 @@ def full_softmax(
     scores = logits(states, kernel, bias)
     wanted = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(scores, axis=-1) - wanted
+
+
+@jax.custom_vjp
+def softmax_loss(
+    states: Float[Array, "T *M P"],
+    targets: Int[Array, "T *M"],
+    weights: Float[Array, "T *M"],
+    kernel: Float[Array, "V P"],
+    bias: Float[Array, " V"],
+) -> Float[Array, ""]:
+    """Σ w·(−log P(target)) over the whole vocabulary, as `full_softmax` has it.
+
+    The scores of all tokens together would be far larger than all else. They are made
+    for a few steps of the leading axis at a time, and so are the gradients: as the
+    weights are known, both come from one pass. No gradient goes to the weights.
+    """
+
+    def some(total: Array, part: tuple[Array, ...]) -> tuple[Array, None]:
+        states, targets, weights = part
+        losses = full_softmax(states, targets, kernel, bias)
+        return total + jnp.sum(weights * losses), None
+
+    parts = _parts(len(kernel), states, targets, weights)
+    return jax.lax.scan(some, jnp.zeros((), jnp.float32), parts)[0]
+
+
+def _softmax_loss_forward(
+    states: Array, targets: Array, weights: Array, kernel: Array, bias: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    """The loss and its gradients, to be scaled by what comes from above."""
+    narrow = kernel.astype(states.dtype)
+    wide = transposed(narrow)
+
+    def some(sums: _Sums, part: tuple[Array, ...]) -> tuple[_Sums, Array]:
+        total, to_wide, to_bias = sums
+        states, targets, weights = part
+        flat, share = states.reshape(-1, states.shape[-1]), weights.reshape(-1, 1)
+        scores = jnp.dot(flat, wide, preferred_element_type=jnp.float32) + bias[None, :]
+        wanted = jnp.take_along_axis(scores, targets.reshape(-1, 1), axis=-1)
+        top = scores.max(axis=-1, keepdims=True)
+        risen = jnp.exp(scores - top)
+        mass = risen.sum(axis=-1, keepdims=True)
+        chances = risen * (share / mass)
+        total += jnp.sum(share * (jnp.log(mass) + top - wanted))
+        to_bias += chances.sum(axis=0)
+        chances = chances.astype(states.dtype)
+        to_wide += jnp.dot(transposed(flat), chances).astype(jnp.float32)
+        to_states = (chances @ narrow).reshape(states.shape)
+        return (total, to_wide, to_bias), to_states
+
+    parts = _parts(len(kernel), states, targets, weights)
+    total, to_wide, to_bias = (
+        jnp.zeros(shape, jnp.float32) for shape in ((), wide.shape, bias.shape)
+    )
+    zeros = total, to_wide, to_bias
+    (total, to_wide, to_bias), to_states = jax.lax.scan(some, zeros, parts)
+    # What the targets themselves add: −w at each one's place.
+    own = (weights[..., None] * states).reshape(-1, states.shape[-1])
+    words = targets.reshape(-1)
+    to_kernel = to_wide.T.at[words].add(-own.astype(jnp.float32))
+    to_bias = to_bias.at[words].add(-weights.reshape(-1))
+    to_states = to_states.reshape(states.shape)
+    to_states -= weights[..., None].astype(states.dtype) * narrow[targets]
+    return total, (to_states, to_kernel, to_bias)
+
+
+def _softmax_loss_backward(
+    saved: tuple[Array, Array, Array], gradient: Array
+) -> tuple[Array, None, None, Array, Array]:
+    to_states, to_kernel, to_bias = saved
+    to_states = (gradient * to_states).astype(to_states.dtype)
+    return to_states, None, None, gradient * to_kernel, gradient * to_bias
+
+
+softmax_loss.defvjp(_softmax_loss_forward, _softmax_loss_backward)
+
+
+def _parts(vocab_size: int, *inputs: Array) -> tuple[Array, ...]:
+    """Cuts the leading axis evenly, so that a part's scores are few enough."""
+    length, rows = inputs[1].shape[0], inputs[1][0].size
+    fits = max(1, _SCORES // (rows * vocab_size))
+    steps = max(n for n in range(1, length + 1) if length % n == 0 and n <= fits)
+    return tuple(x.reshape(-1, steps, *x.shape[1:]) for x in inputs)
 
 
 class Negatives(NamedTuple):

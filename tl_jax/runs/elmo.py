@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32
@@ -13,7 +14,7 @@ from jaxtyping import Float, Float32
 from tl_jax.data.examples import Examples, TokenInputs
 from tl_jax.files.errors import ConfigError, did_you_mean
 from tl_jax.files.sources import resolve
-from tl_jax.interop.elmo import ElmoFiles, load_elmo
+from tl_jax.interop.elmo import ElmoFiles, known_words, load_elmo
 from tl_jax.interop.embedding import read_embedding
 from tl_jax.models.batch import Array
 from tl_jax.models.compose import Params, flatten_paths
@@ -31,7 +32,12 @@ RANDOM = "random"
 Penalty = Callable[[Params], Float[Array, ""]]
 # Whose texts are words already; others are split as word vectors' texts are.
 _OF_WORDS = ("tag", "srl")
-_DEFAULTS = {"elmo_at": "input", "elmo_dropout": 0.5, "elmo_l2": 1e-3}
+_DEFAULTS = {
+    "elmo_at": "input",
+    "elmo_dropout": 0.5,
+    "elmo_l2": 1e-3,
+    "elmo_cache": True,
+}
 
 
 class ElmoParts(NamedTuple):
@@ -54,11 +60,7 @@ def load_elmo_encoder(
     """
     config = settle_elmo(config)
     bilm, params = load_elmo(*files)
-    if bilm.config.input == "words":
-        raise ConfigError(
-            f"{files.options}: this biLM looks words up by ids of its own vocabulary; "
-            "tasks take biLMs that read characters."
-        )
+    known = known_words(files.options, bilm.config)
     pooling = config.pooling or "max"
     if pooling == "pooler":
         raise ConfigError("--pooling pooler: ELMo has last, max and mean.")
@@ -95,7 +97,7 @@ def load_elmo_encoder(
         f"ELMo, {sizes.bilm.num_layers} layers of width "
         f"2 × {sizes.bilm.projection_size}, at the LSTM's {sizes.at}{beside}"
     )
-    text = SpeltWords(vocabulary, splits, sizes.bilm.max_characters)
+    text = SpeltWords(vocabulary, splits, sizes.bilm.max_characters, known)
     return ElmoParts(Elmo(sizes), weights, text, told)
 
 
@@ -175,6 +177,27 @@ def mix_penalty(config: FinetuneConfig, encoder: nn.Module) -> Penalty | None:
         return rate * jnp.sum(jnp.square(jnp.concatenate(weights)))
 
     return penalty
+
+
+def learnt_mixes(params: Params) -> dict[str, dict[str, Any]]:
+    """What each of ELMo's mixes has learnt, as JSON can hold it; empty without ELMo.
+
+    Returns:
+      By place (``input``, ``output``) softmax(s), the layers' ``weights``, and
+      ``gamma``.
+    """
+    mixes = {
+        name.removeprefix("mix_"): part
+        for name, part in params["encoder"].items()
+        if name.startswith("mix_")
+    }
+    return {
+        name: {
+            "weights": np.asarray(jax.nn.softmax(jnp.asarray(part["s"]))).tolist(),
+            "gamma": float(part["gamma"]),
+        }
+        for name, part in mixes.items()
+    }
 
 
 def spelt(examples: Examples, text: TextEncoder) -> Examples:

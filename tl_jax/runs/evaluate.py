@@ -14,6 +14,7 @@ from tl_jax.files.errors import (
 )
 from tl_jax.models.compose import Model, Params
 from tl_jax.runs.data import Part, read_part
+from tl_jax.runs.elmo_cache import remember_states
 from tl_jax.runs.encoders import TextEncoder, rebuild
 from tl_jax.runs.folder import (
     CHECKPOINTS,
@@ -68,6 +69,10 @@ class OpenRun:
         encoded = encode_rows(
             part.rows, self.task, self.text, labels, config, targets=False
         )
+        examples = remember_states(
+            encoded.examples, self.setup, self.model.encoder, self.params, compute=False
+        )
+        encoded = encoded._replace(examples=examples)
         if isinstance(self.text, Tokenizer) and (
             warning := hangul_warning(self.text, self.task.texts(part.rows))
         ):

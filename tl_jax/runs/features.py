@@ -1,7 +1,7 @@
 """Features: the states of a pretrained encoder, written to a file."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +13,16 @@ from tl_jax.data.examples import Examples, make_examples
 from tl_jax.data.packing import Layout
 from tl_jax.data.readers import read_text
 from tl_jax.data.stream import evaluation_batches
+from tl_jax.data.table import bad_characters
 from tl_jax.files.atomic import temporary_path
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.files.sources import resolve
-from tl_jax.interop.elmo import find_elmo, load_elmo
+from tl_jax.interop.elmo import find_elmo, known_words, load_elmo
 from tl_jax.interop.load import find_weights, load
-from tl_jax.runs.elmo_features import stateful_states, stateless_states
+from tl_jax.models.batch import Array, Batch
+from tl_jax.models.bert import Bert
+from tl_jax.models.compose import Params
+from tl_jax.runs.elmo_features import States, stateful_states, stateless_states
 from tl_jax.runs.tell import tell
 from tl_jax.text.hangul import hangul_warning
 from tl_jax.text.subwords import Tokenizer, load_tokenizer
@@ -70,21 +74,48 @@ def features(
         bilm, params = load_elmo(*files)
         chosen = _choose(layers, bilm.config.num_layers)
         sentences = [words[:max_length] for words in _read_words(source)]
-        inputs = bilm, params, sentences, chosen, batch_size
+        count, inputs = len(sentences), (bilm, params, sentences, chosen, batch_size)
+        known = known_words(files.options, bilm.config)
         found = (
-            stateful_states(*inputs, carried=stateful, warmed=warmup)
+            stateful_states(*inputs, known, carried=stateful, warmed=warmup)
             if stateful or warmup
-            else stateless_states(*inputs)
+            else stateless_states(*inputs, known)
         )
-        write(output, ((str(n), x[0] if len(chosen) == 1 else x) for n, x in found))
-        return len(sentences)
-    if stateful or warmup:
+    elif stateful or warmup:
         raise ConfigError(
             f"--stateful and --warmup are ELMo's, and {weights} is no folder with "
             "options.json and an HDF5 file."
         )
-    encoder, params = load(weights, pooling="mean")
-    chosen = _choose(layers, encoder.config.num_layers)
+    else:
+        encoder, params = load(weights, pooling="mean")
+        chosen = _choose(layers, encoder.config.num_layers)
+        examples = _encoded(source, weights, encoder, max_length)
+        layout = Layout(packed=True, max_length=max_length)
+        batches = evaluation_batches(examples, batch_size, layout)
+        count, found = len(examples), _states(encoder, params, batches, chosen)
+    write(output, ((str(n), x[0] if len(chosen) == 1 else x) for n, x in found))
+    return count
+
+
+def _states(
+    encoder: Bert, params: Params, batches: Iterable[Batch], layers: Sequence[int]
+) -> States:
+    """Yields each example's number and its states."""
+
+    @jax.jit
+    def states(params: Params, batch: Batch) -> list[Array]:
+        found: Any = encoder.apply({"params": params}, batch)
+        return [found.layers[index] for index in layers]
+
+    for batch in batches:
+        host = np.stack(jax.device_get(states(params, batch)))
+        for row, slot in zip(*np.nonzero(batch.slots), strict=True):
+            mine = host[:, row, batch.example[row] == slot + 1]
+            yield int(batch.ids[row, slot]), mine
+
+
+def _encoded(source: Path, weights: str, encoder: Bert, max_length: int) -> Examples:
+    """Reads inputs as the encoder takes them, and warns of Hangul that is lost."""
     tokenizer = load_tokenizer(find_weights(weights))
     if max_length > encoder.config.max_positions:
         raise ConfigError(
@@ -94,22 +125,7 @@ def features(
     examples, texts = _read(source, tokenizer, max_length)
     if warning := hangul_warning(tokenizer, texts):
         tell(warning)
-
-    @jax.jit
-    def states(params: Any, batch: Any) -> Any:
-        found: Any = encoder.apply({"params": params}, batch)
-        return [found.layers[index] for index in chosen]
-
-    def arrays() -> Iterator[tuple[str, np.ndarray]]:
-        for batch in evaluation_batches(examples, batch_size, Layout(True, max_length)):
-            host = np.stack(jax.device_get(states(params, batch)))
-            for row, slot in zip(*np.nonzero(batch.slots), strict=True):
-                mine = host[:, row, batch.example[row] == slot + 1]
-                name = str(int(batch.ids[row, slot]))
-                yield name, mine[0] if len(chosen) == 1 else mine
-
-    write(output, arrays())
-    return len(examples)
+    return examples
 
 
 def _choose(layers: str, depth: int) -> tuple[int, ...]:
@@ -169,7 +185,10 @@ def _read_words(source: Path) -> list[list[str]]:
 
 
 def _lines(source: Path) -> list[str]:
-    return read_text(source).removesuffix("\n").split("\n")
+    lines = read_text(source).removesuffix("\n").split("\n")
+    wrong = [(n, bad_characters([line])) for n, line in enumerate(lines, 1)]
+    _refuse([f"{source}:{n}: {what}" for n, what in wrong if what is not None])
+    return lines
 
 
 def _refuse(problems: list[str]) -> None:
@@ -181,7 +200,7 @@ def _refuse(problems: list[str]) -> None:
 def _parse(source: Path, number: int, line: str, problems: list[str]) -> dict[str, Any]:
     try:
         given = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         problems.append(f"{source}:{number}: no JSON ({error})")
         return {}
     strings = isinstance(given, dict) and all(
@@ -193,6 +212,10 @@ def _parse(source: Path, number: int, line: str, problems: list[str]) -> dict[st
             f"{source}:{number}: needs an object with a string 'text' (and "
             "'text_pair') or a list of strings 'tokens'"
         )
+        return {}
+    values = [given.get("text"), given.get("text_pair"), *given.get("tokens", [])]
+    if (wrong := bad_characters(values)) is not None:
+        problems.append(f"{source}:{number}: {wrong}")
         return {}
     return given
 

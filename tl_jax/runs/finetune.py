@@ -33,6 +33,7 @@ from tl_jax.runs.job import (
     read_parts,
     task_predictor,
     training_of,
+    with_states,
 )
 from tl_jax.runs.results import best_params, write_results
 from tl_jax.runs.tasks import task_of
@@ -149,10 +150,12 @@ def _train(
     training = training_of(job)
     task, config = job.task, job.setup.config
     predict = task_predictor(task, job.model, config)
-    rows, dev = job.parts["dev"].rows, job.encoded["dev"]
     with stop_requests() as stop:
-        state, memory = first_state(job.model, training, run, params)
+        state, memory = first_state(job.model.init, training, run, params)
         _introduce(job, training, run, state)
+        job = with_states(job, state.params)
+        training = training_of(job)
+        rows, dev = job.parts["dev"].rows, job.encoded["dev"]
 
         def evaluate(params: Params) -> dict[str, float] | None:
             found = predict(params, dev.examples, stop)

@@ -34,8 +34,10 @@ def keep_freed_memory() -> bool:
     return all([mallopt(*setting) == 1 for setting in settings])
 
 
-def _trim_after_compiling(event: str, seconds: float, **details: object) -> None:
+def _trim_after_compiling(
+    event: str, duration_secs: float, **details: str | int
+) -> None:
     """Gives back what the compiler freed, too scattered for a step to use again."""
-    del seconds, details
+    del duration_secs, details
     if event == "/jax/core/compile/backend_compile_duration":
         ctypes.CDLL(None).malloc_trim(0)

@@ -19,6 +19,7 @@ from tl_jax.models.elmo_encoder import Elmo
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.data import Part, read_part
 from tl_jax.runs.elmo import mix_penalty, settle_elmo, spelt
+from tl_jax.runs.elmo_cache import remember_states
 from tl_jax.runs.encoders import (
     Encoder,
     Representation,
@@ -30,6 +31,7 @@ from tl_jax.runs.encoders import (
     weights_hash,
 )
 from tl_jax.runs.folder import Setup, versions
+from tl_jax.runs.stored_head import stored_head
 from tl_jax.runs.tasks import task_of
 from tl_jax.runs.tell import tell
 from tl_jax.tasks.task import Encoded, Task
@@ -83,7 +85,8 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
     encoded = encode_parts(parts, task, representation.text, labels, config)
     sample = sample_batch(representation.text, config)
     drawn = model.init(jax.random.key(config.seed), sample)
-    params = graft(drawn, **representation.weights)
+    stored = stored_head(config.weights, model, labels)
+    params = graft(drawn, **representation.weights, **stored)
     source = {"source": config.weights, "sha256": weights_hash(config.weights)}
     if config.vectors is not None:
         source["vectors_sha256"] = weights_hash(config.vectors)
@@ -161,6 +164,18 @@ def encode_rows(
     length = length_of(config)
     found = task.encode(text, rows, labels, max_length=length, targets=targets)
     return found._replace(examples=spelt(found.examples, text))
+
+
+def with_states(job: Job, params: Params) -> Job:
+    """Lets examples bring what a frozen biLM makes of them, computed once and kept."""
+    encoder, setup = job.model.encoder, job.setup
+    encoded = {
+        name: part._replace(
+            examples=remember_states(part.examples, setup, encoder, params)
+        )
+        for name, part in job.encoded.items()
+    }
+    return replace(job, encoded=encoded)
 
 
 def length_of(config: FinetuneConfig) -> int:

@@ -13,36 +13,31 @@
 
 import math
 import shutil
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from tl_jax.data.shards import Prepared, open_prepared
-from tl_jax.files.atomic import read_json, sweep, temporary_path, write_json
-from tl_jax.files.errors import ConfigError, IntegrityError
-from tl_jax.files.locks import hold
-from tl_jax.files.manifest import verify_manifest, write_manifest
+from tl_jax.files.atomic import write_json
 from tl_jax.interop.huggingface import save_bert
 from tl_jax.metrics.sums import add, mean
+from tl_jax.models.batch import Batch
 from tl_jax.models.bert import Bert
 from tl_jax.models.compose import Model, Params
 from tl_jax.runs.encoders import describe, rebuild, weights_hash
-from tl_jax.runs.first_state import first_state
 from tl_jax.runs.folder import (
     CHECKPOINTS,
     RESULTS,
-    RUN_FILE,
     SETUP,
-    is_run,
     refuse_changes,
     versions,
 )
 from tl_jax.runs.pretrain_config import PretrainBertConfig as PretrainBertConfig
 from tl_jax.runs.pretrain_setup import (
-    DATA,
     build_model,
     choose_tokenizer,
     data_of,
@@ -50,22 +45,31 @@ from tl_jax.runs.pretrain_setup import (
     prepare_parts,
     stream_of,
 )
+from tl_jax.runs.pretraining import (
+    DATA,
+    EVERYTHING,
+    MODEL,
+    Course,
+    beginning,
+    going_on,
+    kind_of,
+    read_setup,
+    write_setup,
+)
 from tl_jax.runs.tell import tell
 from tl_jax.tasks import pretraining
 from tl_jax.text.subwords import Tokenizer, load_tokenizer
 from tl_jax.training import checkpoint
-from tl_jax.training.log import Progress, tensorboard_writer
-from tl_jax.training.loop import Display, Evaluate, Habits, Training, fit
-from tl_jax.training.placement import choose_placement
-from tl_jax.training.signals import StopRequest, exit_on_signal, stop_requests
-from tl_jax.training.state import TrainState
+from tl_jax.training.loop import Display, Evaluate, Habits, Training
+from tl_jax.training.peak import matmul_peak
+from tl_jax.training.placement import Placement, choose_placement
+from tl_jax.training.processes import leads
+from tl_jax.training.signals import StopRequest
 from tl_jax.training.step import eval_step
-from tl_jax.transfer.plans import Plan, Rule, Stage
 from tl_jax.transfer.schedules import warmup_linear
 
 KIND = "pretrain_bert"
-MODEL = "model"
-EVERYTHING = (Stage(0.0, Plan(Rule(".*"))),)
+MATMUL_PEAK = "matmul_peak"  # a step's share of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,21 +101,10 @@ def pretrain_bert(
       Interrupted: A stop was requested; `resume_pretrain` goes on.
     """
     config.check()
-    with hold(out):
-        if is_run(out):
-            raise ConfigError(
-                f"{out} already holds a run. Go on with it by `tl-jax resume {out}`, "
-                "or choose another --out."
-            )
-        with exit_on_signal("nothing had been trained"):
-            sweep(out)
-            choose_placement(config.placement, config.devices)
-            tokenizer = choose_tokenizer(config)
-            encoder, params = initial(config, tokenizer)
-            parts = prepare_parts(config, tokenizer, out)
-            job = _Job(config, build_model(encoder, nsp=config.nsp), tokenizer, parts)
-            _write_setup(out, job)
-        return _train(job, out, params, display)
+    choose_placement(config.placement, config.devices)
+    made = beginning(out, partial(_set_up, config, out), partial(_reopen, out, set()))
+    with made as (job, params):
+        return _course(job, out).take(out, params, display)
 
 
 def resume_pretrain(
@@ -128,20 +121,26 @@ def resume_pretrain(
       ConfigError: The folder is no such run, or run.json was changed.
       IntegrityError: The prepared text, the tokenizer or every checkpoint is damaged.
     """
-    with hold(run):
-        with exit_on_signal("the run is as it was"):
-            sweep(run)
-            job, params = _reopen(run, allowed or set())
-        return _train(job, run, params, display)
+    with going_on(run, partial(_reopen, run, allowed or set())) as (job, params):
+        return _course(job, run).take(run, params, display)
 
 
 def is_pretraining(run: Path) -> bool:
     """True if the folder holds a run of this kind."""
-    return is_run(run) and read_json(run / RUN_FILE).get("kind") == KIND
+    return kind_of(run) == KIND
+
+
+def _set_up(config: PretrainBertConfig, out: Path) -> tuple[_Job, Params]:
+    """Makes a run's vocabulary, data and first parameters, and writes them down."""
+    tokenizer = choose_tokenizer(config)
+    encoder, params = initial(config, tokenizer)
+    parts = prepare_parts(config, tokenizer, out)
+    job = _Job(config, build_model(encoder, nsp=config.nsp), tokenizer, parts)
+    _write_setup(out, job)
+    return job, params
 
 
 def _write_setup(run: Path, job: _Job) -> None:
-    """Writes run.json and the setup folder, which is there as a whole or not at all."""
     source = job.config.from_weights
     told = {
         "kind": KIND,
@@ -151,23 +150,12 @@ def _write_setup(run: Path, job: _Job) -> None:
         "weights": {"source": source, "sha256": weights_hash(source)} if source else {},
         "versions": versions(),
     }
-    fresh = temporary_path(run / SETUP)
-    try:
-        job.tokenizer.save(fresh)
-        write_manifest(fresh, told)
-        write_json(run / RUN_FILE, told)
-        fresh.rename(run / SETUP)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+    write_setup(run, told, job.tokenizer.save)
 
 
 def _reopen(run: Path, allowed: set[str]) -> tuple[_Job, Params | None]:
     """Loads a run as it was set up; its first parameters only if it has no others."""
-    if not is_pretraining(run):
-        raise ConfigError(f"{run} is not the directory of a pre-training run.")
-    sealed = verify_manifest(run / SETUP)
-    told = read_json(run / RUN_FILE, error=IntegrityError)
-    refuse_changes(run, sealed, told, allowed)
+    told = read_setup(run, KIND, allowed)
     options: dict[str, Any] = dict(told["config"])
     options |= {name: tuple(options[name]) for name in ("text", "lines", "dev")}
     config = PretrainBertConfig(**options)
@@ -188,42 +176,24 @@ def _reopen(run: Path, allowed: set[str]) -> tuple[_Job, Params | None]:
     return job, initial(config, tokenizer)[1]
 
 
-def _train(
-    job: _Job, run: Path, params: Params | None, display: Display | None
-) -> dict[str, Any]:
-    """Trains from the newest checkpoint, or from ``params`` if there is none."""
+def _course(job: _Job, run: Path) -> Course:
+    """How the run is trained to its end."""
     config = job.config
     training = training_of(config, job.model, job.tokenizer, job.parts["train"])
-    with stop_requests() as stop:
-        state, memory = first_state(job.model, training, run, params)
-        _introduce(job, training, run)
-        evaluate = _evaluate(job, training, stop) if "dev" in job.parts else None
-        start = int(state.step)
-        also = None
-        if config.tensorboard:
-            also = tensorboard_writer(run / "tensorboard", start)
-        own = Progress(training.total_steps, start=start)
-        with own if display is None else nullcontext(display) as shown:
-            state, memory = fit(
-                training,
-                state,
-                evaluate,
-                habits=Habits(
-                    eval_every=config.eval_every,
-                    save_every=config.save_every,
-                    max_skipped=config.max_skipped,
-                    score="mlm_accuracy",
-                ),
-                memory=memory,
-                folder=run,
-                also=also,
-                stop=stop,
-                display=shown,
-            )
-        dev = evaluate(state.params) if evaluate is not None else {}
-        if dev is None:
-            stop.check("trained; `tl-jax resume` scores and exports it")
-        return _finish(job, run, state, dev or {})
+    return Course(
+        training,
+        job.model.init,
+        Habits(
+            eval_every=config.eval_every,
+            save_every=config.save_every,
+            max_skipped=config.max_skipped,
+            score="mlm_accuracy",
+        ),
+        partial(_evaluate, job, training) if "dev" in job.parts else None,
+        partial(_introduce, job, training, run),
+        partial(_finish, job, run),
+        config.tensorboard,
+    )
 
 
 def training_of(
@@ -247,7 +217,27 @@ def training_of(
         bias_correction=config.bias_correction,
         accumulate=config.accumulate,
         seed=config.seed,
+        whole=pretraining.weigh_pairs if jax.process_count() > 1 else None,
+        gauge=_gauge(config, model, placement),
+        shown=("mlm_accuracy", *["nsp_accuracy"] * config.nsp, "padding", MATMUL_PEAK),
     )
+
+
+def _gauge(
+    config: PretrainBertConfig, model: Model, placement: Placement
+) -> Callable[[Batch, float], dict[str, float]]:
+    """Tells tokens a second, and the share of what matrix products could reach."""
+    assert isinstance(model.encoder, Bert)
+    sizes = model.encoder.config
+    peak = matmul_peak(placement.devices, config.precision)
+
+    def gauge(batch: Batch, seconds: float) -> dict[str, float]:
+        return {
+            "tokens_per_second": float(batch.mask.sum()) / seconds,
+            MATMUL_PEAK: pretraining.matmul_flops(sizes, batch) / seconds / peak,
+        }
+
+    return gauge
 
 
 def _introduce(job: _Job, training: Training, run: Path) -> None:
@@ -271,7 +261,7 @@ def _evaluate(job: _Job, training: Training, stop: StopRequest) -> Evaluate:
     """Scores parameters on the dev text, always behind the same masks."""
     placement = training.placement
     stream = stream_of(job.config, job.parts["dev"], job.tokenizer, placement.count)
-    step = placement.evaluate(eval_step(training.loss))
+    step = placement.evaluate(training.on_whole(eval_step(pretraining.loss(job.model))))
 
     def evaluate(params: Params) -> dict[str, float] | None:
         total = None
@@ -288,16 +278,17 @@ def _evaluate(job: _Job, training: Training, stop: StopRequest) -> Evaluate:
 
 
 def _finish(
-    job: _Job, run: Path, state: TrainState, dev: dict[str, float]
+    job: _Job, run: Path, params: Params, steps: int, dev: dict[str, float]
 ) -> dict[str, Any]:
     """Exports the model and stores the results."""
     folder = run / MODEL
+    results = {"steps": steps, "model": str(folder), "dev": dev}
+    if not leads():
+        return results
     shutil.rmtree(folder, ignore_errors=True)
     encoder = job.model.encoder
     assert isinstance(encoder, Bert)
-    params = jax.device_get(state.params)
     save_bert(folder, encoder.config, params, job.model.head, tokenizer=job.tokenizer)
-    results = {"steps": int(state.step), "model": str(folder), "dev": dev}
     write_json(run / RESULTS, results)
     tell(f"`tl-jax finetune --weights {folder}` takes it from here")
     return results

@@ -1,4 +1,4 @@
-"""The options of pre-training: of BERT, and of word vectors."""
+"""The options of pre-training: of BERT, of ELMo, and of word vectors."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -15,7 +15,8 @@ class PretrainBertConfig:
     """Options of a pre-training run; a run directory stores them.
 
     Attributes:
-      text: Text files in UTF-8; blank lines stand between documents.
+      text: Text files in UTF-8; blank lines stand between documents. Or
+        tfds:NAME/CONFIG[:SPLIT] with a feature text, a document an example.
       lines: Text files of unrelated lines, from which no sentence pairs are made.
       dev: Held-out text, read as ``text`` (as ``lines`` if there is only that).
       tokenizer: A tokenizer.json, a vocab.txt or a folder with one. By default that of
@@ -47,7 +48,11 @@ class PretrainBertConfig:
       clip: Largest global norm of the gradient; 0 clips nothing.
       bias_correction: Adam's. BERT was trained without.
       accumulate: Parts of a batch computed one after the other, to save memory.
-      placement: How steps are spread over devices.
+      placement: How steps are spread over devices: jit, each has all parameters; fsdp,
+        each has a share of them and of the optimizer; pmap, as jit.
+      remat: Keep only the layers' outputs for the backward pass, to save memory, and
+        compute what is within them twice.
+      scan_layers: Compile one layer and loop over it: deep models compile sooner.
       devices: Number of devices; all by default.
       precision: Type of activations; parameters stay float32.
       row_length: Positions of a row, into which examples are packed. Default:
@@ -86,7 +91,9 @@ class PretrainBertConfig:
     clip: float = 1.0
     bias_correction: bool = False
     accumulate: int = 1
-    placement: Literal["jit", "pmap"] = "jit"
+    placement: Literal["jit", "fsdp", "pmap"] = "jit"
+    remat: bool = False
+    scan_layers: bool = False
     devices: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     row_length: int | None = None
@@ -118,6 +125,118 @@ class PretrainBertConfig:
             problems.append(f"--mask-rate {self.mask_rate}: between 0 and 1")
         if self.row_length is not None and self.row_length < self.max_length:
             problems.append(f"rows of {self.row_length} are shorter than --max-length")
+        if not 0 <= self.seed < 2**32:
+            problems.append(f"--seed {self.seed}: it must be 0 … 2**32 - 1")
+        if problems:
+            raise ConfigError("Options that do not fit: " + "; ".join(problems) + ".")
+
+
+@dataclass(frozen=True)
+class PretrainElmoConfig:
+    """Options of pre-training a biLM; a run directory stores them.
+
+    Attributes:
+      text: Text files in UTF-8, in which the states go on from line to line. Or
+        tfds:NAME/CONFIG[:SPLIT] with a feature text.
+      lines: More of them; for ELMo they are no different.
+      dev: Held-out text, read likewise.
+      input: Words are read by their characters, as ELMo's are, so that none is
+        unknown; or looked up in the vocabulary, by vectors that the softmax shares.
+      splits: How sentences become words: words, numbers and punctuation marks; or what
+        stands between spaces.
+      vocab_size: Most words that are predicted, the most frequent; <S>, </S> and <UNK>
+        are among them.
+      projection: Width of a word, and of one direction of a layer.
+      cell: Width of an LSTM's cell.
+      layers: LSTM layers.
+      skip: From layer 2 on, add a layer's input to its output.
+      cell_clip: Bound of the cells' values; 0: there is none.
+      projection_clip: Bound of the hidden states' values, likewise.
+      filters: Pairs: characters that a filter spans, number of such filters.
+      character_size: Width of a character.
+      highways: Highway layers over the filters.
+      max_characters: Characters of a word, its two marks included.
+      dropout: Of each LSTM's input and of what the softmax reads.
+      sampled: Words drawn against each batch's targets in training. Default: the full
+        softmax, which suits small vocabularies.
+      unroll: Words that gradients go back through, of each stream a step.
+      batch_size: Streams that are read side by side.
+      epochs: Passes over the text.
+      steps: Steps of the whole training, instead of epochs.
+      learning_rate: Highest rate of Adam; it falls linearly to 0.
+      seed: Keys initial weights, dropout and what is drawn.
+      warmup: Share of all steps in which the rate rises.
+      clip: Largest global norm of the gradient; 0 clips nothing.
+      placement: As for BERT, like the next two.
+      devices: Number of devices; batch_size is a multiple of it.
+      precision: Type of activations; parameters stay float32.
+      eval_every: Steps between evaluations; an epoch by default.
+      save_every: Steps between checkpoints beside those at evaluations.
+      max_skipped: Steps with a loss or gradient that is not finite that may be skipped.
+      on_bad: What becomes of lines that cannot be read: raise, or skip (at most 100).
+      tensorboard: Also write metrics for TensorBoard (extra: tensorboard).
+    """
+
+    text: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    dev: tuple[str, ...] = ()
+    input: Literal["characters", "words"] = "characters"
+    splits: Literal["words", "spaces"] = "words"
+    vocab_size: int = 20_000
+    projection: int = 128
+    cell: int = 512
+    layers: int = 2
+    skip: bool = True
+    cell_clip: float = 3.0
+    projection_clip: float = 3.0
+    filters: tuple[tuple[int, int], ...] = ((1, 32), (2, 32), (3, 64), (4, 128))
+    character_size: int = 16
+    highways: int = 1
+    max_characters: int = 50
+    dropout: float = 0.1
+    sampled: int | None = None
+    unroll: int = 20
+    batch_size: int = 64
+    epochs: int = 1
+    steps: int | None = None
+    learning_rate: float = 2e-3
+    seed: int = 0
+    warmup: float = 0.01
+    clip: float = 1.0
+    placement: Literal["jit", "fsdp", "pmap"] = "jit"
+    devices: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    eval_every: int | None = None
+    save_every: int | None = None
+    max_skipped: int = 0
+    on_bad: Literal["raise", "skip"] = "raise"
+    tensorboard: bool = False
+
+    def check(self) -> None:
+        """Refuses options that no run can have.
+
+        Raises:
+          ConfigError: All of them are named.
+        """
+        problems = []
+        if not self.text and not self.lines:
+            problems.append("there is no text: give --text FILES or --lines FILES")
+        least = {"projection": 1, "cell": 1, "layers": 1, "character_size": 1}
+        least |= {"highways": 0, "cell_clip": 0, "projection_clip": 0, "clip": 0}
+        least |= {"unroll": 1, "batch_size": 1, "vocab_size": 4, "epochs": 1}
+        least |= {"steps": 1, "sampled": 1, "max_characters": 3}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value < float("inf"):
+                shown = name.replace("_", "-")
+                problems.append(f"--{shown} {value}: it must be {low} or more")
+        if not 0 <= self.dropout < 1:
+            problems.append(f"--dropout {self.dropout}: from 0 to below 1")
+        widths = [width for width, _ in self.filters]
+        if not widths or min(map(min, self.filters)) < 1:
+            problems.append("--filters: there is none, or one of no width or number")
+        elif max(widths) > self.max_characters:
+            problems.append("--filters: one is wider than a word has characters")
         if not 0 <= self.seed < 2**32:
             problems.append(f"--seed {self.seed}: it must be 0 … 2**32 - 1")
         if problems:

@@ -16,13 +16,8 @@ from tl_jax.data.examples import make_examples
 from tl_jax.data.masking import make_masking
 from tl_jax.data.next_sentence import PairRules
 from tl_jax.data.packing import Layout, pack
-from tl_jax.data.shards import (
-    Pieces,
-    Prepared,
-    PretrainingStream,
-    open_prepared,
-    prepare,
-)
+from tl_jax.data.pretraining_stream import PretrainingStream
+from tl_jax.data.shards import Pieces, Prepared, open_prepared, prepare
 from tl_jax.files.errors import ConfigError
 from tl_jax.files.manifest import MANIFEST, sha256_file
 from tl_jax.files.sources import resolve, weights_folder
@@ -37,12 +32,12 @@ from tl_jax.interop.huggingface import load_bert, load_bert_model
 from tl_jax.models.bert import Bert, BertConfig
 from tl_jax.models.compose import Model, Params, compose, graft
 from tl_jax.runs.pretrain_config import PretrainBertConfig, Size
+from tl_jax.runs.pretraining import DATA, text_hash
 from tl_jax.runs.tell import tell
 from tl_jax.text.hangul import check_hangul
 from tl_jax.text.subwords import Tokenizer, load_tokenizer
 from tl_jax.text.training import train_wordpiece
 
-DATA = "data"
 # Turc et al. 2019, https://arxiv.org/abs/1908.08962: layers and width; heads of 64.
 SIZES: dict[Size, tuple[int, int]] = {
     "tiny": (2, 128),
@@ -131,8 +126,8 @@ def _prepare(
     backend = hashlib.sha256(tokenizer.backend.to_str().encode()).hexdigest()
     first = next(documents)  # a file that is not there is told before it is hashed
     source = {
-        "text": {name: sha256_file(Path(name)) for name in files},
-        "lines": {name: sha256_file(Path(name)) for name in lines},
+        "text": {name: text_hash(name) for name in files},
+        "lines": {name: text_hash(name) for name in lines},
         "tokenizer": backend,
         "rules": {**asdict(rules), "row_length": config.row_length},
     }
@@ -196,6 +191,8 @@ def stream_of(
         batch_size=config.batch_size,
         seed=config.seed,
         rows_multiple_of=rows_multiple_of,
+        part=jax.process_index(),
+        parts=jax.process_count(),
     )
 
 
@@ -252,6 +249,8 @@ def initial(
             pooling=pooling,
             dtype=config.precision,
         )
+    loops = {"remat": config.remat, "scan_layers": config.scan_layers}
+    encoder = replace(encoder, **loops)
     _check_sizes(config, encoder, tokenizer)
     model = build_model(encoder, nsp=config.nsp)
     sample = pack(make_examples([[tokenizer.special.cls]]), [0], Layout(max_length=8))

@@ -8,6 +8,7 @@ from typing import Any
 
 from tl_jax.files.atomic import write_json, write_text
 from tl_jax.models.compose import Params, flatten_paths
+from tl_jax.runs.elmo import learnt_mixes
 from tl_jax.runs.folder import CHECKPOINTS, PREDICTIONS, RESULTS
 from tl_jax.runs.job import Job
 from tl_jax.tasks.task import with_options
@@ -57,6 +58,8 @@ def write_results(
         "tuned": tuned,
         "parts": {},
     }
+    if mixes := learnt_mixes(params):
+        results["elmo_mixes"] = mixes
     for name, outputs in found.items():
         rows = job.parts[name].rows
         judged = task.judge(

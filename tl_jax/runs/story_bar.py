@@ -1,5 +1,6 @@
 """Progress of a job that is made of many trainings."""
 
+from collections.abc import Mapping
 from typing import Self
 
 from rich.console import Console
@@ -42,6 +43,7 @@ class StoryBar:
         learning_rate: float,
         tokens: int,
         examples: int,
+        figures: Mapping[str, float],
     ) -> None:
         """Tells that a step is done."""
         self._bars.update(self._part, completed=step)

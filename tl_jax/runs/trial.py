@@ -1,17 +1,23 @@
 """A classifier trained in memory and scored once: what comparisons are made of."""
 
+import json
 import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tl_jax.data.examples import Examples
 from tl_jax.data.packing import Layout
 from tl_jax.data.stream import TrainingStream
+from tl_jax.files.atomic import read_json, write_json
+from tl_jax.files.errors import ConfigError
 from tl_jax.models.compose import Model, Params, flatten_paths
 from tl_jax.runs.job import EVAL_BATCH
+from tl_jax.runs.tell import tell
 from tl_jax.tasks import classification
 from tl_jax.training.loop import Display, Training, fit
 from tl_jax.training.placement import Placement, choose_placement
@@ -50,6 +56,40 @@ class Outcome(NamedTuple):
     accuracy: float
     trained: int
     seconds: float
+
+
+class KeptScores:
+    """Scores of trials, stored in a file as they come; what is there is kept."""
+
+    def __init__(self, file: Path, options: Mapping[str, Any]) -> None:
+        """Opens a file, or begins a new one.
+
+        Args:
+          file: JSON.
+          options: What the trials have in common, as JSON can hold it.
+
+        Raises:
+          ConfigError: The file holds scores of trials with other options.
+        """
+        self._file = file
+        told = json.loads(json.dumps(options, default=str))
+        self._kept: dict[str, Any] = {"options": told, "scores": {}}
+        if file.exists():
+            self._kept = read_json(file)
+        if self._kept["options"] != told:
+            raise ConfigError(
+                f"{file} holds scores of other options: choose another --out."
+            )
+
+    def score(self, name: str, run: Callable[[], float]) -> float:
+        """A trial's score, of which the trial is run only if it is not known."""
+        scores = self._kept["scores"]
+        if name not in scores:
+            scores[name] = run()
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._file, self._kept)
+            tell(f"{name}: {scores[name]:.4f}")
+        return scores[name]
 
 
 def train_and_score(

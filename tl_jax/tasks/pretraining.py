@@ -3,6 +3,8 @@
 Devlin et al. 2019, section 3.1.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,6 +13,7 @@ from jaxtyping import Float, Int
 from tl_jax.data.masking import MASKED_LM, NEXT_SENTENCE
 from tl_jax.metrics.sums import Loss, Ratio, Sums
 from tl_jax.models.batch import Array, Batch
+from tl_jax.models.bert import BertConfig
 from tl_jax.models.compose import Model, Params
 from tl_jax.models.heads import Pretrain
 
@@ -55,10 +58,45 @@ def loss(model: Model) -> Loss:
     return sums
 
 
+def matmul_flops(config: BertConfig, batch: Batch) -> float:
+    """FLOPs of the matrix products of a train step, backward included.
+
+        6·B·T·L·(4D² + 2DE) + 12·B·T²·L·D + 6·B·Q·(D² + D·V)
+
+    that is 6 a token and weight (Kaplan et al. 2020, section 2.1), attention's scores
+    and sums, and the masked-LM head at Q places a row, E being the inner width. Padding
+    is computed like text. Pooler and next-sentence head are left out (below 1 %).
+    """
+    c = config
+    rows, length = batch.tokens.shape
+    scored = batch.targets[MASKED_LM].shape[1]
+    block = 4 * c.hidden_size**2 + 2 * c.hidden_size * c.intermediate_size
+    head = c.hidden_size**2 + c.hidden_size * c.vocab_size
+    attention = 12 * length * c.num_layers * c.hidden_size
+    body = length * (6 * c.num_layers * block + attention)
+    return float(rows * (body + 6 * scored * head))
+
+
+def weigh_pairs(batch: Batch) -> Batch:
+    """Scales the weights of ``next_sentence`` to the masked tokens of the whole batch.
+
+    `tl_jax.data.masking.mask` does so for the rows that it sees, which are not all if
+    several processes make a batch.
+    """
+    if NEXT_SENTENCE not in batch.weights:
+        return batch
+    paired = jnp.asarray(batch.weights[NEXT_SENTENCE]) > 0
+    scale = jnp.sum(batch.weights[MASKED_LM]) / jnp.maximum(jnp.sum(paired), 1)
+    weights = {**batch.weights, NEXT_SENTENCE: jnp.where(paired, scale, 0.0)}
+    return replace(batch, weights=weights)
+
+
 def _judge(
     logits: Float[Array, "B Q N"], labels: Int[Array, "B Q"]
 ) -> tuple[Float[Array, "B Q"], Float[Array, "B Q"]]:
-    """Returns −log P(label), by a softmax of float32, and 1 where it is the best."""
+    """Returns −log P(label), by a softmax of float32, and 1 where none is better."""
     logits = logits.astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses, (logits.argmax(axis=-1) == labels).astype(jnp.float32)
+    # Not argmax: on CPU that costs nearly as much as the product of the logits.
+    own = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return losses, (own >= logits.max(axis=-1)).astype(jnp.float32)

@@ -24,6 +24,7 @@ from tl_jax.data.propbank import (
     spans,
     write_propositions,
 )
+from tl_jax.data.raw import is_raw, read_marked
 from tl_jax.files.errors import DataError
 from tl_jax.metrics.srl import role_counts, total
 from tl_jax.metrics.sums import Loss
@@ -32,8 +33,8 @@ from tl_jax.models.compose import Model, Params
 from tl_jax.models.crf import iob2_constraints, viterbi
 from tl_jax.models.heads import Tag
 from tl_jax.tasks import tagging
-from tl_jax.tasks.tagging import TAG, tag_ids, tag_names
 from tl_jax.tasks.task import Encoded, Files, Judged, Segments
+from tl_jax.tasks.word_tags import TAG, tag_ids, tag_names
 from tl_jax.text.alignment import Aligned, align
 from tl_jax.text.encodings import TextEncoder
 
@@ -167,11 +168,10 @@ def records(
 ) -> list[dict[str, Any]]:
     """Writes each proposition's roles, for JSON.
 
-    A record has ``index``, ``sentence`` (its number), ``text`` (its words between
-    blanks), ``predicate`` and ``roles``, V left out. Of each of these: its ``text``,
-    ``words`` and ``characters`` (first, and one past the last); of a role its
-    ``probability``, that of its least probable tag: that all are right is no more
-    probable.
+    A record has ``index``, ``sentence`` (its number), ``text`` (`Propositions.text`),
+    ``predicate`` and ``roles``, V left out. Of each of these: its ``text``, ``words``
+    and ``characters`` (`Located.passage`); of a role its ``probability``, that of its
+    least probable tag: that all are right is no more probable.
 
     Args:
       propositions: What was predicted for.
@@ -180,11 +180,11 @@ def records(
     """
     found = []
     for index, (row, chances) in enumerate(zip(tags, probabilities, strict=True)):
-        words = propositions.words(index)
+        text = propositions.text(index)
         predicate = int(propositions.predicate[index])
         roles = [
             {"role": label}
-            | _passage(words, start, end)
+            | text.passage(start, end)
             | {"probability": round(float(chances[start:end].min()), 6)}
             for label, start, end in spans(row)
             if label != PREDICATE
@@ -193,8 +193,8 @@ def records(
             {
                 "index": index,
                 "sentence": int(propositions.sentence[index]),
-                "text": " ".join(words),
-                "predicate": _passage(words, predicate, predicate + 1),
+                "text": text.text,
+                "predicate": text.passage(predicate, predicate + 1),
                 "roles": roles,
             }
         )
@@ -249,17 +249,6 @@ def _legal(tags: Sequence[str]) -> list[str]:
     ]
 
 
-def _passage(words: Sequence[str], start: int, end: int) -> dict[str, Any]:
-    """Some words of a sentence whose words stand between blanks."""
-    text = " ".join(words[start:end])
-    begin = sum(len(word) + 1 for word in words[:start])
-    return {
-        "text": text,
-        "words": [start, end],
-        "characters": [begin, begin + len(text)],
-    }
-
-
 @dataclass(frozen=True)
 class Srl:
     """Semantic role labelling as a run's task."""
@@ -276,8 +265,10 @@ class Srl:
     def read(
         self, files: Files, part: str | None, *, on_bad: str, labelled: bool
     ) -> Propositions:
-        """Reads propositions, one a predicate."""
+        """Reads propositions; or, without labels, raw text (`read_marked`)."""
         del part
+        if not labelled and isinstance(files, str) and is_raw(files):
+            return read_marked(files, on_bad=on_bad)
         return read_propositions(files, on_bad=on_bad, labelled=labelled)
 
     def texts(self, rows: Propositions) -> list[str]:

@@ -7,8 +7,9 @@ a character that is not there at all.
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from tl_jax.files.errors import DataError
 from tl_jax.models import elmo
 from tl_jax.models.elmo import spell
 from tl_jax.text.encodings import Framed
+from tl_jax.text.vocabulary import SENTENCE_BEGIN, SENTENCE_END, look_up
 from tl_jax.text.words import (
     SEPARATOR,
     UNKNOWN,
@@ -29,9 +31,8 @@ from tl_jax.text.words import (
 )
 
 Splits = Literal["words", "spaces"]
+Spell = Callable[[Sequence[str]], Int[np.ndarray, "W C"]]
 
-SENTENCE_BEGIN = "<S>"
-SENTENCE_END = "</S>"
 LENGTH = 50
 _SENTENCE_MARKS = {SENTENCE_BEGIN: elmo.SENTENCE_BEGIN, SENTENCE_END: elmo.SENTENCE_END}
 _SHOWN = 10
@@ -78,6 +79,19 @@ def word_characters(
 def _inside(word: str) -> Sequence[int]:
     mark = _SENTENCE_MARKS.get(word)
     return word.encode() if mark is None else [mark]
+
+
+def speller(known: Sequence[str], length: int) -> Spell:
+    """How words are made known to a biLM.
+
+    Args:
+      known: Its vocabulary, if it looks words up: `look_up`. Else it is empty and words
+        are spelt: `word_characters`.
+      length: Characters of a word.
+    """
+    if not known:
+        return partial(word_characters, length=length)
+    return partial(look_up, numbers={word: n for n, word in enumerate(known)})
 
 
 class DistinctWords(NamedTuple):
@@ -166,11 +180,13 @@ class SpeltWords:
       splits: How texts become words: ``words`` as `split_words` does, ``spaces`` at
         white space, for texts whose words were told apart before.
       length: Characters of a word, as in `word_characters`.
+      known: The biLM's vocabulary, if it looks words up: ids then stand for characters.
     """
 
     vocabulary: WordVocabulary = NO_WORDS
     splits: Splits = "words"
     length: int = LENGTH
+    known: tuple[str, ...] = field(default=(), repr=False)
     _met: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def specials(self, *, pair: bool) -> int:
@@ -210,12 +226,16 @@ class SpeltWords:
         distinct, index = np.unique(ids, return_inverse=True)
         met = [UNKNOWN, SEPARATOR, *self._met]
         words = [met[i] for i in distinct]
-        characters = word_characters(words, length=self.length)
+        characters = self._spell(words)
         characters[distinct == _SEPARATOR_ID] = 0
         numbers, lowercase = self.vocabulary.numbers, self.vocabulary.lowercase
         keys = (vector_key(word, lowercase) for word in words)
         vectors = np.array([numbers.get(key, 0) for key in keys], np.int32)
         return Spelling(vectors[index], index, characters)
+
+    @cached_property
+    def _spell(self) -> Spell:
+        return speller(self.known, self.length)
 
     def _number(self, words: Sequence[str]) -> Int[np.ndarray, "_"]:
         first = _SEPARATOR_ID + 1
@@ -225,9 +245,8 @@ class SpeltWords:
     def save(self, folder: Path) -> None:
         """Writes all but the words met into two files of a folder."""
         self.vocabulary.save(folder / _VOCABULARY_FILE)
-        write_json(
-            folder / SPELLING_FILE, {"splits": self.splits, "length": self.length}
-        )
+        told = {"splits": self.splits, "length": self.length, "known": self.known}
+        write_json(folder / SPELLING_FILE, told)
 
     @classmethod
     def load(cls, folder: Path) -> "SpeltWords":
@@ -240,7 +259,8 @@ class SpeltWords:
         match told:
             case {"splits": "words" | "spaces" as splits, "length": int(length)}:
                 vocabulary = WordVocabulary.load(folder / _VOCABULARY_FILE)
-                return cls(vocabulary, splits, length)
+                known = tuple(map(str, told.get("known", ())))
+                return cls(vocabulary, splits, length, known)
         raise DataError(
             f"{folder / SPELLING_FILE}: a JSON object with 'splits' (words or spaces) "
             "and 'length' is needed."

@@ -26,12 +26,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from tl_jax.files.atomic import read_json, sync_folder, write_json
 from tl_jax.files.errors import IntegrityError, TlJaxError
 from tl_jax.files.manifest import verify_manifest, write_manifest
 from tl_jax.training.arrays import PyTree, named_arrays, read_arrays, write_arrays
+from tl_jax.training.processes import leads, meet
 
 _STATE = "state"
 _PROGRESS = "progress.json"
@@ -77,20 +76,20 @@ def save(folder: Path, step: int, state: PyTree, progress: Mapping[str, Any]) ->
     record = {**progress, "step": step}
     # A record that is no JSON is the caller's mistake, not the disk's: say so first.
     json.dumps(record, allow_nan=False)
-    leads = jax.process_index() == 0
+    first = leads()
     try:
-        if leads:
+        if first:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-        _meet("checkpoint started")
+        meet("checkpoint started", step)
         write_arrays(temporary / _STATE, arrays)
-        if leads:
+        if first:
             write_json(temporary / _PROGRESS, record)
             write_manifest(temporary, {"step": step})
             _publish(temporary, final)
-        _meet("checkpoint written")
+        meet("checkpoint written", step)
     except BaseException as problem:
-        if leads:
+        if first:
             _clear(temporary)
         # tensorstore tells of a full disk by a ValueError, so any Exception counts.
         if not isinstance(problem, Exception):
@@ -277,14 +276,6 @@ def _clear(folder: Path) -> None:
             return
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(0.02)
-
-
-def _meet(where: str) -> None:
-    """Waits for the other processes, where there are any."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(where)
 
 
 @contextmanager

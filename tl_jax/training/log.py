@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, SupportsFloat, TextIO
 
 import numpy as np
@@ -153,7 +153,8 @@ class Progress:
     """A bar on a terminal, one plain line every ``every`` steps elsewhere; to stderr.
 
     Shows the loss, the learning rate, tokens and examples per second since the line
-    before, and the time that is left at that rate. Use it as a context manager.
+    before, the mean of other figures since then, and the time that is left at that
+    rate. Use it as a context manager.
     """
 
     def __init__(
@@ -169,6 +170,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._shown, self._since = start, clock()
         self._tokens = self._examples = 0
+        self._figures: dict[str, float] = {}
         self._bar: Bar | None = None
         if self._stream.isatty():
             self._bar = _bar(self._stream)
@@ -182,10 +184,13 @@ class Progress:
         learning_rate: SupportsFloat,
         tokens: int,
         examples: int,
+        figures: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Tells that ``step`` is done; tokens and examples are those of this update."""
+        """Tells that ``step`` is done; what is counted is that of this update."""
         self._tokens += tokens
         self._examples += examples
+        for name, value in figures.items():
+            self._figures[name] = self._figures.get(name, 0.0) + value
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
         due = step % self._every == 0 or step >= self._total
@@ -207,14 +212,17 @@ class Progress:
     def _told(self, step: int, loss: float, learning_rate: float) -> str:
         now = self._clock()
         seconds = max(now - self._since, 1e-9)
-        left = (self._total - step) * seconds / (step - self._shown)
+        steps = step - self._shown
+        left = (self._total - step) * seconds / steps
+        figures = (f"{name} {x / steps:.4f}  " for name, x in self._figures.items())
         told = (
-            f"loss {loss:.4f}  lr {learning_rate:.2e}  "
+            f"loss {loss:.4f}  {''.join(figures)}lr {learning_rate:.2e}  "
             f"{self._tokens / seconds:,.0f} tokens/s  "
             f"{self._examples / seconds:,.1f} examples/s  ETA {_duration(left)}"
         )
         self._shown, self._since = step, now
         self._tokens = self._examples = 0
+        self._figures = {}
         return told
 
     def __enter__(self) -> "Progress":

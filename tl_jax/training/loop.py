@@ -7,10 +7,10 @@ stored with each checkpoint; so a run that was stopped anywhere goes on exactly.
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -23,12 +23,13 @@ import optax
 from tl_jax.data.stream import prefetch
 from tl_jax.files.atomic import write_json
 from tl_jax.files.errors import NonFiniteError
-from tl_jax.metrics.sums import Loss, Sums, mean
+from tl_jax.metrics.sums import CarriedLoss, Loss, Sums, mean
 from tl_jax.models.batch import Batch
 from tl_jax.models.compose import Params
 from tl_jax.training.checkpoint import keep_only, save
 from tl_jax.training.log import MetricsLog
 from tl_jax.training.placement import Placement
+from tl_jax.training.processes import agreed, everyones, leads
 from tl_jax.training.signals import StopRequest
 from tl_jax.training.state import TrainState
 from tl_jax.training.step import create_state, train_step
@@ -50,8 +51,9 @@ class Display(Protocol):
         learning_rate: float,
         tokens: int,
         examples: int,
+        figures: Mapping[str, float],
     ) -> None:
-        """Tells that a step is done."""
+        """Tells that a step is done; ``figures`` are those of `Training.shown`."""
         ...
 
     def note(self, text: str) -> None:
@@ -89,9 +91,15 @@ class Training:
       bias_correction: Adam's; BERT was trained without.
       accumulate: Equal parts of a batch that are computed one after the other.
       seed: Keys the dropout.
+      carry: What the first step is handed, where steps carry something on
+        (`TrainState`).
+      gauge: Figures of a batch whose step took so many seconds; they go into the log.
+      shown: Names of what the display shows of the log, beside loss and rate.
+      whole: What becomes of a batch on the devices, where the rows of all processes are
+        at hand.
     """
 
-    loss: Loss
+    loss: Loss | CarriedLoss
     stream: Stream
     stages: tuple[Stage, ...]
     schedule: optax.Schedule
@@ -102,6 +110,10 @@ class Training:
     bias_correction: bool = True
     accumulate: int = 1
     seed: int = 0
+    carry: Any = ()
+    gauge: Callable[[Batch, float], dict[str, float]] | None = None
+    shown: tuple[str, ...] = ()
+    whole: Callable[[Batch], Batch] | None = None
 
     def stage(self, step: int) -> Stage:
         """The stage that the step of this number is taken in."""
@@ -127,13 +139,22 @@ class Training:
             params = jax.tree.map(jnp.array, params)
         stage = self.stage(max(step - 1, 0))
         optimizer = self.optimizer(stage, params)
-        return create_state(params, optimizer, stage.plan, seed=self.seed)
+        return create_state(
+            params, optimizer, stage.plan, seed=self.seed, carry=self.carry
+        )
 
     def step(self, stage: Stage, params: Params) -> Callable[..., Any]:
         """The compiled train step of a stage."""
         optimizer = self.optimizer(stage, params)
         step = train_step(self.loss, optimizer, stage.plan, accumulate=self.accumulate)
-        return self.placement.train(step)
+        return self.placement.train(self.on_whole(step))
+
+    def on_whole(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """A step of any kind, on what ``whole`` makes of its batch."""
+        if self.whole is None:
+            return step
+        whole = self.whole
+        return lambda state, batch: step(state, whole(batch))
 
     @cached_property
     def rates(self) -> np.ndarray:
@@ -217,7 +238,9 @@ def fit(
       Interrupted: A stop was requested; the state is saved.
     """
     memory = deepcopy(memory) if memory is not None else Memory()
-    log = MetricsLog(folder / "metrics.jsonl", also) if folder is not None else None
+    log = None
+    if folder is not None and leads():
+        log = MetricsLog(folder / "metrics.jsonl", also)
     loop = _Loop(
         training, habits, memory, evaluate, folder, log, stop or StopRequest(), display
     )
@@ -239,6 +262,7 @@ class _Loop:
     display: Display | None
     pending: tuple[int, Batch, Sums] | None = None
     saved: int | None = None
+    looked: float = field(default_factory=time.time)
 
     def run(self, state: TrainState) -> TrainState:
         """Takes all steps that are left."""
@@ -250,6 +274,8 @@ class _Loop:
         ahead = prefetch(training.stream.batch, start, training.total_steps)
         with closing(cast(Generator[Batch], ahead)) as batches:
             for step in range(start, training.total_steps + 1):
+                if jax.process_count() > 1:
+                    self.stop.requested = agreed(step, self.stop.noted)
                 self.between(state, step)
                 if step == training.total_steps or self.given_up():
                     break
@@ -269,7 +295,7 @@ class _Loop:
         optimizer = training.optimizer(stage, state.params)
         fresh = create_state(state.params, optimizer, stage.plan, seed=training.seed)
         opt_state = carry_over(state.opt_state, fresh.opt_state)
-        entered = TrainState(state.step, state.params, opt_state, state.seed)
+        entered = replace(state, opt_state=opt_state)
         return training.placement.replicate(entered, copy=False)
 
     def between(self, state: TrainState, step: int) -> None:
@@ -287,6 +313,7 @@ class _Loop:
         if save_due or self.stop.requested is not None:
             self.save(state, step)
             self.stop.check(f"saved after step {step}")
+            self.looked = time.time()  # the next step's time begins here
 
     def score(self, params: Params, step: int) -> None:
         """Evaluates; an evaluation that a stop broke off is done again on resuming."""
@@ -317,16 +344,23 @@ class _Loop:
         finite = bool(values.pop("finite"))
         # A skipped step does not count for the optimizer, whose schedule waits for it.
         rate = float(self.training.rates[step - 1 - len(self.memory.skipped)])
+        record = {**values, "learning_rate": rate, "padding": 1 - batch.mask.mean()}
+        before, self.looked = self.looked, time.time()
+        gauge = self.training.gauge
+        # The batch is this process's share of the step's.
+        seconds = (self.looked - before) / jax.process_count()
+        gauged = gauge(batch, seconds) if gauge is not None else {}
         if self.log is not None:
-            record = {**values, "learning_rate": rate}
-            self.log.append(step, record, time=time.time())
+            self.log.append(step, record, time=self.looked, **gauged)
         if self.display is not None:
+            told = {**record, **gauged}
             self.display.update(
                 step,
                 loss=values["loss"],
                 learning_rate=rate,
-                tokens=int(batch.mask.sum()),
-                examples=int(batch.slots.sum()),
+                tokens=int(batch.mask.sum()) * jax.process_count(),
+                examples=int(batch.slots.sum()) * jax.process_count(),
+                figures={name: float(told[name]) for name in self.training.shown},
             )
         if not finite:
             self.skip(step, batch, values)
@@ -334,9 +368,9 @@ class _Loop:
     def skip(self, step: int, batch: Batch, values: dict[str, float]) -> None:
         """Counts a step that changed nothing because its numbers were not finite."""
         self.memory.skipped.append(step)
-        ids = sorted(int(i) for i in batch.ids[batch.slots])
+        ids = sorted(int(i) for i in everyones(batch.ids).ravel() if i >= 0)
         where = ""
-        if self.folder is not None:
+        if self.folder is not None and leads():
             path = self.folder / "bad_batch.json"
             told = {k: str(v) for k, v in values.items()}
             write_json(path, {"step": step, "examples": ids, "values": told})
@@ -357,5 +391,6 @@ class _Loop:
             self.log.sync()
         checkpoints = self.folder / "checkpoints"
         save(checkpoints, step, state, asdict(self.memory))
-        keep_only(checkpoints, {step, self.memory.best_step or step})
+        if leads():
+            keep_only(checkpoints, {step, self.memory.best_step or step})
         self.saved = step

@@ -1,11 +1,16 @@
-"""Where a step runs: jit over a mesh of devices (the main road), or pmap.
+"""Where a step runs: jit over a mesh of devices (the main road), fsdp, or pmap.
 
 A step does not know its placement. Under jit the batch's rows are sharded over the
-mesh's data axis and the compiler adds the sums up; under pmap the step is told the
-axis and adds them up itself. Both give the same numbers.
+mesh's data axis and the compiler adds the sums up; fsdp also shards parameters and
+optimizer over that axis, for models that do not fit on a device; under pmap the step is
+told the axis and adds the sums up itself. All give the same numbers.
+
+The devices may be those of several processes (`tl_jax.training.processes`): then each
+hands over its own rows of a batch.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,10 +20,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tl_jax.files.errors import ConfigError
 from tl_jax.models.batch import Batch
-from tl_jax.training.state import rows
+from tl_jax.models.mesh import DATA
+from tl_jax.training.state import TrainState, join_rows, rows, split_rows
 
-DATA = "data"
-PlacementKind = Literal["jit", "pmap"]
+PlacementKind = Literal["jit", "fsdp", "pmap"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Placement:
     """A way to run steps on devices.
 
     Attributes:
-      kind: ``jit`` or ``pmap``.
+      kind: ``jit``, ``fsdp`` or ``pmap``.
       devices: The devices that share each batch's rows.
     """
 
@@ -43,8 +48,33 @@ class Placement:
         """Number of devices: each batch's number of rows must be a multiple of it."""
         return len(self.devices)
 
+    def sharding(self, leaf: Any) -> NamedSharding:
+        """Where a leaf of the state lies: whole on every device, or cut by fsdp.
+
+        That cuts along the largest axis that the devices can share evenly. Vectors are
+        small and stay whole.
+        """
+        able = [n for n in leaf.shape if n % self.count == 0]
+        if self.kind != "fsdp" or leaf.ndim < 2 or not able:
+            return NamedSharding(self.mesh, PartitionSpec())
+        before = [None] * leaf.shape.index(max(able))
+        return NamedSharding(self.mesh, PartitionSpec(*before, DATA))
+
+    @property
+    def by_rows(self) -> NamedSharding:
+        """Where lies what has the batch's rows first: on each device its share."""
+        return NamedSharding(self.mesh, PartitionSpec(DATA))
+
+    def _lay(self, put: Callable[[Any, NamedSharding], Any], tree: Any) -> Any:
+        """Maps ``put(leaf, where it lies)``; a state's carry lies by rows."""
+        if isinstance(tree, TrainState):
+            rest, carry = _apart(tree)
+            carry = jax.tree.map(lambda leaf: put(leaf, self.by_rows), carry)
+            return TrainState(**self._lay(put, rest), carry=carry)
+        return jax.tree.map(lambda leaf: put(leaf, self.sharding(leaf)), tree)
+
     def replicate(self, tree: Any, *, copy: bool = True) -> Any:
-        """Puts a tree of arrays on every device.
+        """Puts a tree of arrays on the devices: on every one, or cut by fsdp.
 
         Args:
           tree: The arrays.
@@ -55,52 +85,122 @@ class Placement:
             tree = jax.tree.map(np.asarray, tree)
         if self.kind == "pmap":
             return tree
-        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+        return self._lay(_put, tree)
+
+    def fetch(self, tree: Any) -> Any:
+        """Returns a tree of whole numpy arrays; all processes must call it."""
+        if jax.process_count() > 1:
+            whole = NamedSharding(self.mesh, PartitionSpec())
+            tree = jax.jit(lambda x: x, out_shardings=whole)(tree)
+        return jax.device_get(tree)
 
     def train(self, step: Callable[..., Any]) -> Callable[[Any, Batch], Any]:
         """Compiles ``step(state, batch)``; the state it is given is donated."""
-        return self._place(step, donate=(0,))
+        if self.kind != "pmap":
+            return self._jit(self._pinned(step), donate=(0,))
 
-    def evaluate(self, step: Callable[..., Any]) -> Callable[[Any, Batch], Any]:
-        """Compiles ``step(params, batch)`` whose results are sums over all rows."""
-        return self._place(step, donate=())
+        def local(rest: dict[str, Any], carry: Any, fields: dict[str, Any]) -> Any:
+            state = TrainState(**rest, carry=carry)
+            state, sums = step(state, Batch(**fields), axis=DATA)
+            return *_apart(state), sums
 
-    def map(self, function: Callable[..., Any]) -> Callable[[Any, Batch], Any]:
-        """Compiles ``function(params, batch)`` whose results keep the batch's rows."""
-        if self.kind == "jit":
-            return self._jit(function, donate=())
-        mapped = jax.pmap(
-            lambda params, fields: function(params, Batch(**fields)),
-            in_axes=(None, 0),
-            devices=self.devices,
-        )
+        mapped = self._pmap(local, (None, 0, 0), (None, 0, None))
 
-        def call(params: Any, batch: Batch) -> Any:
-            parts = mapped(params, rows(batch, self.count))
-            return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), parts)
+        def call(state: TrainState, batch: Batch) -> Any:
+            rest, carry = _apart(state)
+            parts = split_rows(carry, self.count), rows(batch, self.count)
+            rest, carry, sums = mapped(rest, *parts)
+            return TrainState(**rest, carry=join_rows(carry)), sums
 
         return call
 
-    def _place(
-        self, step: Callable[..., Any], donate: tuple[int, ...]
-    ) -> Callable[[Any, Batch], Any]:
-        if self.kind == "jit":
-            return self._jit(step, donate)
-        mapped = jax.pmap(
-            lambda state, fields: step(state, Batch(**fields), axis=DATA),
+    def evaluate(self, step: Callable[..., Any]) -> Callable[[Any, Batch], Any]:
+        """Compiles ``step(params, batch)`` whose results are sums over all rows."""
+        if self.kind != "pmap":
+            return self._jit(step, donate=())
+
+        def local(params: Any, fields: dict[str, Any]) -> Any:
+            return step(params, Batch(**fields), axis=DATA)
+
+        mapped = self._pmap(local, (None, 0), None)
+        return lambda params, batch: mapped(params, rows(batch, self.count))
+
+    def map(self, function: Callable[..., Any]) -> Callable[[Any, Batch], Any]:
+        """Compiles ``function(params, batch)`` whose results keep the batch's rows."""
+        if self.kind != "pmap":
+            return self._jit(function, donate=())
+
+        def local(params: Any, fields: dict[str, Any]) -> Any:
+            return function(params, Batch(**fields))
+
+        mapped = self._pmap(local, (None, 0), 0)
+
+        def call(params: Any, batch: Batch) -> Any:
+            return join_rows(mapped(params, rows(batch, self.count)))
+
+        return call
+
+    def _pmap(self, local: Callable[..., Any], inward: Any, outward: Any) -> Any:
+        return jax.pmap(
+            local,
             axis_name=DATA,
-            in_axes=(None, 0),
-            out_axes=None,
+            in_axes=inward,
+            out_axes=outward,
             devices=self.devices,
         )
-        return lambda state, batch: mapped(state, rows(batch, self.count))
 
     def _jit(
         self, function: Callable[..., Any], donate: tuple[int, ...]
     ) -> Callable[[Any, Batch], Any]:
-        by_rows = NamedSharding(self.mesh, PartitionSpec(DATA))
+        by_rows = self.by_rows
         compiled = jax.jit(function, donate_argnums=donate)
-        return lambda state, batch: compiled(state, jax.device_put(batch, by_rows))
+
+        def call(state: Any, batch: Batch) -> Any:
+            with self._in_mesh():
+                return compiled(state, _put_rows(batch, by_rows))
+
+        return call
+
+    def _in_mesh(self) -> AbstractContextManager[Any]:
+        """Lets models know the mesh where it matters to them (`keep_rows`)."""
+        return jax.set_mesh(self.mesh) if self.kind == "fsdp" else nullcontext()
+
+    def _pinned(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """Lets the new state lie as the old one did."""
+        if self.kind != "fsdp":
+            return step
+
+        def pinned(state: Any, batch: Batch) -> Any:
+            state, sums = step(state, batch)
+            keep = jax.lax.with_sharding_constraint
+            return self._lay(keep, state), sums
+
+        return pinned
+
+    def trace(self, step: Callable[..., Any], state: Any, batch: Batch) -> Any:
+        """Traces a train step by shapes alone, to lower it for any platform.
+
+        Args:
+          step: As for `train`.
+          state: Arrays, or what has their shape and type.
+          batch: Likewise.
+
+        Returns:
+          What ``jax.jit(…).trace`` returns; ``.lower()`` and ``.compile()`` follow.
+        """
+        states, form = jax.tree.flatten(state)
+        fields, shape = jax.tree.flatten(batch)
+        abstract = (
+            [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s(x)) for x in leaves]
+            for leaves, s in ((states, self.sharding), (fields, lambda _: self.by_rows))
+        )
+
+        def call(states: list[Any], fields: list[Any]) -> Any:
+            state, batch = jax.tree.unflatten(form, states), shape.unflatten(fields)
+            return jax.tree.leaves(self._pinned(step)(state, batch))
+
+        with self._in_mesh():
+            return jax.jit(call, donate_argnums=0).trace(*abstract)
 
 
 def choose_placement(
@@ -109,12 +209,42 @@ def choose_placement(
     """Takes the first ``count`` devices; all of them by default.
 
     Raises:
-      ConfigError: There are not as many devices.
+      ConfigError: There are not as many devices; or of several processes not all.
     """
     devices = jax.devices()
+    if jax.process_count() > 1 and (
+        kind == "pmap" or count not in (None, len(devices))
+    ):
+        raise ConfigError(
+            "Several processes train by --placement jit or fsdp, on all of their "
+            f"{len(devices)} devices."
+        )
     if count is not None and not 1 <= count <= len(devices):
         raise ConfigError(
             f"--devices {count}: there are {len(devices)} here. On a CPU more can be "
             "had by XLA_FLAGS=--xla_force_host_platform_device_count=N."
         )
     return Placement(kind, tuple(devices[:count]))
+
+
+def _apart(state: TrainState) -> tuple[dict[str, Any], Any]:
+    """A state's fields, which every device has, and its carry, which is cut by rows."""
+    fields = dict(vars(state))
+    return fields, fields.pop("carry")
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Puts an array that every process has, or that is on the devices already."""
+    here = getattr(leaf, "is_fully_addressable", True)
+    if sharding.is_fully_addressable or not here:
+        return jax.device_put(leaf, sharding)
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
+
+
+def _put_rows(batch: Batch, sharding: NamedSharding) -> Batch:
+    """Puts a batch, of which every process has its own rows."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(batch, sharding)
+    put = jax.make_array_from_process_local_data
+    return jax.tree.map(lambda x: put(sharding, x), batch)

@@ -32,9 +32,16 @@ class Interrupted(TlJaxError):
 
 @dataclass
 class StopRequest:
-    """The first signal that came, or None; poll ``requested`` after each step."""
+    """The first signal that came, or None; poll ``requested`` after each step.
+
+    Attributes:
+      requested: What is to be heeded.
+      noted: What came to this process. Where several must stop as one it is heeded once
+        all know of it (`tl_jax.training.processes.agreed`).
+    """
 
     requested: int | None = None
+    noted: int | None = None
 
     def check(self, detail: str = "") -> None:
         """Raises `Interrupted` if a signal came; call it once the work is saved."""
@@ -43,8 +50,10 @@ class StopRequest:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
+def stop_requests(*, alone: bool = True) -> Iterator[StopRequest]:
     """Notes SIGTERM and SIGINT instead of dying; later signals change nothing.
+
+    Unless this process is ``alone``, what it notes is not heeded at once.
 
     On leaving, the handlers of before are back. A signal is not raised again: the
     caller ends with `StopRequest.check`. Outside the main thread Python allows no
@@ -53,8 +62,9 @@ def stop_requests() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def note(signum: int, frame: FrameType | None) -> None:
-        if request.requested is None:
-            request.requested = signum
+        if request.noted is None:
+            request.noted = signum
+            request.requested = signum if alone else None
 
     with _handled_by(note):
         yield request

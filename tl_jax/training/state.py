@@ -22,12 +22,15 @@ class TrainState:
       opt_state: The optimizer's state, of the trained parameters alone.
       seed: Raw key data; each step's dropout key is the same one, since masks are
         hashed from it together with epoch and example.
+      carry: What a step hands on to the next, such as the LSTMs' states where the text
+        goes on; every array has the batch's rows first. Empty for most tasks.
     """
 
     step: Int[Array, ""]
     params: Params
     opt_state: optax.OptState
     seed: UInt32[Array, "2"]
+    carry: Any = ()
 
     @property
     def key(self) -> jax.Array:
@@ -41,4 +44,14 @@ def rows(batch: Batch, parts: int) -> dict[str, Any]:
     The fields come as a dict, since a `Batch` has no such axis; each part is one again:
     ``Batch(**part)``.
     """
-    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), vars(batch))
+    return split_rows(vars(batch), parts)
+
+
+def split_rows(tree: Any, parts: int) -> Any:
+    """Cuts the leading axis of every array: ``[B, …]`` → ``[parts, B / parts, …]``."""
+    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), tree)
+
+
+def join_rows(tree: Any) -> Any:
+    """Undoes `split_rows`."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)

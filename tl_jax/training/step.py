@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tl_jax.metrics.sums import Loss, Ratio, Sums, add
+from tl_jax.metrics.sums import CarriedLoss, Loss, Ratio, Sums
 from tl_jax.models.batch import Batch
 from tl_jax.models.compose import Params, flatten_paths, unflatten_paths
 from tl_jax.training.state import TrainState
@@ -25,6 +25,7 @@ def create_state(
     plan: Plan = EVERYTHING,
     *,
     seed: int = 0,
+    carry: Any = (),
 ) -> TrainState:
     """Makes the state of step 0; the optimizer's covers what the plan trains."""
     trained, _ = plan.split(params)
@@ -33,11 +34,12 @@ def create_state(
         params=params,
         opt_state=optimizer.init(trained),
         seed=jax.random.key_data(jax.random.key(seed)),
+        carry=carry,
     )
 
 
 def train_step(
-    loss: Loss,
+    loss: Loss | CarriedLoss,
     optimizer: optax.GradientTransformation,
     plan: Plan = EVERYTHING,
     *,
@@ -49,27 +51,37 @@ def train_step(
     equal parts of the batch's rows and over the devices of ``axis``, and divided once
     by the whole weight, so that one device and many give the same update.
 
-    A step whose loss or gradient is not finite leaves parameters and optimizer as they
-    are; ``sums["finite"]`` is 1 for a good step and 0 for such a one.
+    A step whose loss or gradient is not finite leaves parameters, optimizer and carry
+    as they are; ``sums["finite"]`` is 1 for a good step and 0 for such a one.
     ``sums["gradient_norm"]`` is the norm before clipping.
 
     Args:
-      loss: ``loss(params, batch, key, train=…) -> Sums`` with an entry "loss".
+      loss: ``loss(params, batch, key, train=…) -> Sums`` with an entry "loss". Where
+        the state has a carry: ``loss(params, batch, key, carry, train=…) -> (Sums,
+        carry)``, with no gradient back through what it is given.
       optimizer: Updates the trained part of the parameters.
       plan: Says which part that is; nothing else is differentiated.
-      accumulate: Number of parts, computed one after the other.
+      accumulate: Number of parts, computed one after the other; 1 with a carry.
     """
 
     def step(
         state: TrainState, batch: Batch, *, axis: str | None = None
     ) -> tuple[TrainState, Sums]:
         trained, frozen = plan.split(state.params)
+        carried = bool(jax.tree.leaves(state.carry))
+        if carried and accumulate > 1:
+            raise ValueError("A step with a carry takes its batch as a whole.")
 
-        def objective(trained: Params, part: Batch) -> tuple[jax.Array, Sums]:
-            sums = loss(join(trained, frozen), part, state.key, train=True)
-            return jnp.asarray(sums["loss"].total), sums
+        def objective(trained: Params, part: Batch) -> tuple[jax.Array, Any]:
+            inputs = join(trained, frozen), part, state.key
+            if carried:
+                carried_loss = cast(CarriedLoss, loss)
+                sums, carry = carried_loss(*inputs, state.carry, train=True)
+            else:
+                sums, carry = cast(Loss, loss)(*inputs, train=True), ()
+            return jnp.asarray(sums["loss"].total), (sums, carry)
 
-        gradients, sums = _accumulated(
+        gradients, (sums, carry) = _accumulated(
             jax.grad(objective, has_aux=True), trained, batch, accumulate
         )
         if axis is not None:
@@ -95,7 +107,10 @@ def train_step(
             "finite": Ratio(finite.astype(jnp.float32), one),
         }
         params = join(trained, frozen)
-        return TrainState(state.step + 1, params, opt_state, state.seed), sums
+        # A step that is not finite hands on what it was given.
+        carry = jax.tree.map(lambda a, b: jnp.where(finite, a, b), carry, state.carry)
+        after = TrainState(state.step + 1, params, opt_state, state.seed, carry)
+        return after, sums
 
     return step
 
@@ -116,19 +131,18 @@ def join(trained: Params, frozen: Params) -> Params:
 
 
 def _accumulated(
-    gradient: Callable[[Params, Batch], tuple[Params, Sums]],
+    gradient: Callable[[Params, Batch], tuple[Params, Any]],
     trained: Params,
     batch: Batch,
     parts: int,
-) -> tuple[Params, Sums]:
+) -> tuple[Params, Any]:
+    """The gradient and what is summed beside it, added up over parts of the rows."""
     if parts == 1:
         return gradient(trained, batch)
 
-    def part(
-        carry: tuple[Params, Sums], fields: dict[str, Any]
-    ) -> tuple[tuple[Params, Sums], None]:
-        gradients, sums = gradient(trained, Batch(**fields))
-        return (jax.tree.map(jnp.add, carry[0], gradients), add(carry[1], sums)), None
+    def part(before: Any, fields: dict[str, Any]) -> tuple[Any, None]:
+        own = gradient(trained, Batch(**fields))
+        return jax.tree.map(jnp.add, before, own), None
 
     # Every parts-th row: each device's rows are spread over all parts, so that all
     # devices work at each of them.
