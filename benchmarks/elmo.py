@@ -1,0 +1,255 @@
+"""ELMo's biLM, side by side with an equal model in torch in one run.
+
+    python benchmarks/elmo.py --text FILE [--train TSV --dev TSV]
+
+Pre-training: forward, backward and Adam on rows of words, with a full softmax that
+shares the words' vectors. Features: all layers of every line of FILE, one sentence a
+line, its words between spaces, from characters; the distinct words of a batch go once
+through the peer's character CNN, those of the file through ours. The peer has `nn.LSTM`
+with ``proj_size`` for each layer and direction, the same residual connection, and the
+fused Adam; it clips no cells, which ours does. Both sides have the same sizes, batches
+and number of threads, and take turns; medians are reported, compile time apart. With
+--train and --dev, epochs of a classifier on frozen states are timed: the first one,
+which computes the states, and a later one, which reads them.
+Needs the extra ``peers``.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from elmo_task import Sizes
+
+from tl_jax.data.examples import make_examples
+from tl_jax.data.packing import Layout, pack
+from tl_jax.interop.elmo import save_elmo
+from tl_jax.metrics.sums import Ratio, Sums
+from tl_jax.models.batch import Batch
+from tl_jax.models.compose import Params, init_module
+from tl_jax.models.elmo import BiLm, LanguageModel, neighbours
+from tl_jax.models.softmax import full_softmax
+from tl_jax.report import markdown
+from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.elmo_features import stateless_states
+from tl_jax.runs.host_memory import keep_freed_memory
+from tl_jax.runs.job import prepare, training_of, with_states
+from tl_jax.training.loop import fit
+from tl_jax.training.placement import choose_placement
+from tl_jax.training.step import EVERYTHING, create_state, train_step
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the benchmark.
+
+    Attributes:
+      text: Sentences, one a line, with spaces between words.
+      train: Labelled sentences, to time epochs on frozen states.
+      dev: Held-out ones.
+      sizes: Of the biLM and of a step of pre-training.
+      lines: Sentences whose features are extracted.
+      feature_batch: Sentences at a time.
+      repeats: Turns of each side.
+      results: File to append the figures to, a JSON object a line.
+    """
+
+    text: Path
+    train: Path | None = None
+    dev: Path | None = None
+    sizes: Sizes = field(default_factory=Sizes)
+    lines: int = 2_000
+    feature_batch: int = 64
+    repeats: int = 9
+    results: Path | None = None
+
+
+class Ours:
+    """This library: jitted steps on one CPU device."""
+
+    name = "tl_jax"
+
+    def __init__(self, sizes: Sizes) -> None:
+        self.sizes = sizes
+        self.bilm, reader = BiLm(sizes.bilm("words")), BiLm(sizes.bilm("characters"))
+        ones, spelt = np.ones((1, 2), np.int32), np.ones((1, 50), np.int32)
+        key = jax.random.key(0)
+        self.reader = reader
+        self.read_params: Any = init_module(reader, key, ones, ones, spelt)
+        params = {
+            "bilm": init_module(self.bilm, key, ones, ones),
+            "bias": np.zeros(sizes.vocab_size, np.float32),
+        }
+        optimizer = EVERYTHING.optimizer(params, 1e-3, weight_decay=0.0, clip=None)
+        placement = choose_placement(count=1)
+        self.step = placement.train(train_step(self.loss, optimizer))
+        self.state = placement.replicate(create_state(params, optimizer))
+
+    def loss(
+        self, params: Params, batch: Batch, key: Any = None, *, train: bool
+    ) -> Sums:
+        """½(forward + backward), the mean of −log p over both directions."""
+        del key, train
+        applied: Any = self.bilm.apply(
+            {"params": params["bilm"]}, batch.tokens, batch.example
+        )
+        features, _ = applied
+        head = LanguageModel(self.sizes.vocab_size, tied=True, dropout=0.0)
+        scores: Any = head.apply({"params": {"bias": params["bias"]}}, features, batch)
+        targets, inside = neighbours(batch.tokens, batch.example)
+        losses = full_softmax(scores.states, targets, scores.kernel, scores.bias)
+        return {"loss": Ratio((losses * inside).sum(), inside.sum().astype(float))}
+
+    def train(self, tokens: np.ndarray) -> float:
+        """Takes a step of pre-training; returns the loss."""
+        examples = make_examples(list(tokens))
+        layout = Layout(packed=False, max_length=tokens.shape[1])
+        batch = pack(examples, np.arange(len(tokens)), layout)
+        self.state, sums = self.step(self.state, batch)
+        return float(sums["loss"].total / sums["loss"].weight)
+
+    def features(
+        self, sentences: Sequence[Sequence[str]], batch_size: int
+    ) -> list[Any]:
+        """Every layer's states of each sentence, between the boundaries."""
+        layers = range(self.sizes.layers + 1)
+        inputs = self.reader, self.read_params, sentences, layers, batch_size
+        found: list[Any] = [None] * len(sentences)
+        for number, states in stateless_states(*inputs):
+            found[number] = states
+        return found
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Times one call, after a pause: the other side's threads may spin on a while."""
+    time.sleep(0.2)
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def compare(
+    name: str, calls: Sequence[Callable[[], Any]], tokens: int, repeats: int
+) -> list[str]:
+    """One row of the table: ours and the peer's tokens a second, by turns."""
+    firsts = [seconds(call) for call in calls]
+    turns = [[seconds(call) for call in calls] for _ in range(repeats)]
+    ours, theirs = (median(times) for times in zip(*turns, strict=True))
+    rates = (f"{tokens / own:,.0f} tokens/s" for own in (ours, theirs))
+    return [name, *rates, f"{theirs / ours:.2f} ×", f"{firsts[0] - ours:.1f} s"]
+
+
+def side_by_side(config: Config) -> Iterator[list[str]]:
+    """Pre-training and features on both sides."""
+    from elmo_peer import Peer
+
+    sizes = config.sizes
+    sides: list[Any] = [Ours(sizes), Peer(sizes)]
+    text = config.text.read_text(encoding="utf-8").splitlines()
+    sentences = [line.split()[:128] for line in text if line.split()][: config.lines]
+    draw = np.random.default_rng(0)
+    shape = sizes.batch_size, sizes.unroll
+    tokens = np.minimum(draw.zipf(1.2, shape), sizes.vocab_size) - 1
+    name = "pre-training, {} × {}, {:,} words".format(*shape, sizes.vocab_size)
+    steps = [lambda side=side: side.train(tokens) for side in sides]
+    yield compare(name, steps, tokens.size, config.repeats)
+    size = config.feature_batch
+    reads = [lambda side=side: side.features(sentences, size) for side in sides]
+    words = sum(map(len, sentences))
+    name = f"features of {len(sentences):,} sentences, {size} at a time"
+    yield compare(name, reads, words, max(3, config.repeats // 3))
+
+
+@dataclass
+class Clock:
+    """Notes the time of each step that `fit` tells of."""
+
+    times: list[float] = field(default_factory=list)
+
+    def update(self, step: int, **_: Any) -> None:
+        """Notes that a step is done."""
+        self.times.append(time.perf_counter())
+
+    def note(self, text: str) -> None:
+        """Passes a note over."""
+
+
+def epoch_seconds(job: Any, params: Params) -> float:
+    """The time of an epoch's steps, when all shapes are compiled."""
+    training, clock = training_of(job), Clock()
+    fit(training, training.state(params), display=clock)
+    steps = training.stream.steps_per_epoch
+    return clock.times[3 * steps - 1] - clock.times[2 * steps - 1]
+
+
+def cached_epochs(config: Config) -> Iterator[list[str]]:
+    """An epoch that computes the states of a frozen biLM, and one that reads them."""
+    assert config.train is not None and config.dev is not None
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["TL_JAX_CACHE"] = scratch
+        folder = Path(scratch, "weights")
+        folder.mkdir()
+        sides = Ours(config.sizes)
+        params = jax.tree.map(np.asarray, sides.read_params)
+        files = folder / "options.json", folder / "weights.hdf5"
+        save_elmo(*files, sides.reader.config, params)
+        options = FinetuneConfig(
+            task="classify",
+            train=(str(config.train),),
+            dev=str(config.dev),
+            weights=str(folder),
+            epochs=3,
+            devices=1,
+        )
+        job, params = prepare(options)
+        each_step = epoch_seconds(job, params)
+        cold = seconds(lambda: with_states(job, params))
+        for file in Path(scratch, "elmo").rglob("MANIFEST.json"):
+            file.unlink()
+        began = time.perf_counter()
+        cached = with_states(job, params)
+        states = time.perf_counter() - began
+        later = epoch_seconds(cached, params)
+    examples = len(job.encoded["train"].examples)
+    told = f"epoch of {examples:,} sentences, frozen biLM"
+    times = [f"{states + later:.1f} s", f"{later:.1f} s"]
+    yield [
+        f"{told}: first, later",
+        *times,
+        f"{(states + later) / later:.2f} ×",
+        f"{cold - states:.1f} s",
+    ]
+    times = [f"{each_step:.1f} s", f"{later:.1f} s"]
+    yield [
+        f"{told}: without the cache, later",
+        *times,
+        f"{each_step / later:.2f} ×",
+        "",
+    ]
+
+
+def main(config: Config) -> None:
+    """Prints the tables; appends the figures to the results file."""
+    keep_freed_memory()
+    table = list(side_by_side(config))
+    print(markdown(("", "tl_jax", "torch", "ratio", "compiling"), table))
+    if config.train is not None:
+        epochs = list(cached_epochs(config))
+        print(markdown(("", "before", "with the cache", "ratio", "compiling"), epochs))
+        table += epochs
+    if config.results is not None:
+        with config.results.open("a", encoding="utf-8") as stream:
+            told = {"time": time.time(), "rows": table}
+            stream.write(json.dumps(told, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,145 @@
+"""What both sides of `quality.py` learn: the data of each task, and the recipe."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tl_jax.data.propbank import Propositions, read_propositions, write_propositions
+from tl_jax.files.atomic import read_json
+from tl_jax.files.errors import DataError
+from tl_jax.runs.config import FinetuneConfig, TaskName
+from tl_jax.runs.tasks import task_of
+from tl_jax.tasks.task import Task as Learnt
+
+EPOCHS, BATCH_SIZE, RATE, WARMUP, DECAY, CLIP = 2, 32, 5e-5, 0.1, 0.01, 1.0
+# The cheapest first: what is learnt, from which files, and the score that is compared.
+TASKS: Mapping[str, tuple[TaskName, str, str]] = {
+    "wnut17": ("tag", "ner/wnut17/{}.conll", "strict_iob2_f1"),
+    "qnli": ("pair", "pairs/qnli/{}.tsv", "accuracy"),
+    "squad": ("span", "qa/squad_v1.1/{}.json", "f1"),
+    "ewt": ("srl", "srl/ewt_propbank/{}_part*.conll", "f1"),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of the large sets is used, chosen by hash; None is all of it.
+
+    Attributes:
+      squad_train: Training questions of SQuAD.
+      srl_train: Training propositions of EWT.
+      srl_dev: Dev propositions of EWT.
+    """
+
+    squad_train: int | None = 2_000
+    srl_train: int | None = 6_000
+    srl_dev: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One task, with the options by which `tl-jax finetune` learns it."""
+
+    name: str
+    config: FinetuneConfig
+
+    @property
+    def score(self) -> str:
+        """The metric that is compared."""
+        return TASKS[self.name][2]
+
+    @cached_property
+    def learnt(self) -> Learnt:
+        """How rows are read and scored."""
+        return task_of(self.config)
+
+    @cached_property
+    def train(self) -> Any:
+        """The training rows."""
+        return self._read(self.config.train)
+
+    @cached_property
+    def dev(self) -> Any:
+        """The held-out rows."""
+        return self._read(self.config.dev)
+
+    def _read(self, files: str | Sequence[str]) -> Any:
+        return self.learnt.read(files, None, on_bad="raise", labelled=True)
+
+
+def make_task(name: str, data: Path, weights: str, sizes: Sizes, scratch: Path) -> Task:
+    """Finds a task's files, and writes what is chosen of them into ``scratch``."""
+    kind, pattern, _ = TASKS[name]
+    train, dev = (sorted(data.glob(pattern.format(p))) for p in ("train", "dev"))
+    if not train or not dev:
+        raise DataError(f"{data / pattern}: there is no train or no dev file.")
+    if name == "squad":
+        train = [_some_questions(train[0], sizes.squad_train, scratch / "train.json")]
+    if name == "ewt":
+        train = [_some_roles(train, sizes.srl_train, scratch / "train.conll")]
+        dev = [_some_roles(dev, sizes.srl_dev, scratch / "dev.conll")]
+    config = FinetuneConfig(
+        kind,
+        tuple(map(str, train)),
+        str(dev[0]),
+        weights,
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        learning_rate=RATE,
+        warmup=WARMUP,
+        weight_decay=DECAY,
+        clip=CLIP,
+        devices=1,
+        eval_every=1 << 30,  # at the last step alone: no side chooses a checkpoint
+    )
+    return Task(name, config)
+
+
+def chosen(keys: Sequence[str], count: int | None) -> list[int]:
+    """The places, in order, of the ``count`` keys whose SHA-256 is least."""
+    digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+    return sorted(sorted(range(len(keys)), key=digests.__getitem__)[:count])
+
+
+def _some_questions(file: Path, count: int | None, out: Path) -> Path:
+    """Writes a file of SQuAD's with the questions that are chosen by their ids."""
+    data = read_json(file)
+    paragraphs = [p for article in data["data"] for p in article["paragraphs"]]
+    ids = [qa["id"] for paragraph in paragraphs for qa in paragraph["qas"]]
+    kept = {ids[n] for n in chosen(ids, count)}
+    for paragraph in paragraphs:
+        paragraph["qas"] = [qa for qa in paragraph["qas"] if qa["id"] in kept]
+    out.write_text(json.dumps(data), encoding="utf-8")
+    return out
+
+
+def _some_roles(files: Sequence[Path], count: int | None, out: Path) -> Path:
+    """Writes the propositions that are chosen by their words and predicate."""
+    rows = read_propositions(files)
+    keys = [f"{' '.join(rows.words(n))}\t{p}" for n, p in enumerate(rows.predicate)]
+    write_propositions(out, *_subset(rows, chosen(keys, count)))
+    return out
+
+
+def _subset(
+    rows: Propositions, kept: Sequence[int]
+) -> tuple[Propositions, list[list[str]]]:
+    """Some propositions, with the sentences that they are about, and their tags."""
+    assert rows.tags is not None
+    numbers, sentence = np.unique(rows.sentence[kept], return_inverse=True)
+    tags = [rows.tags[n] for n in kept]
+    subset = replace(
+        rows,
+        sentences=[rows.sentences[n] for n in numbers],
+        sentence=sentence,
+        predicate=rows.predicate[kept],
+        tags=tags,
+        places=[rows.places[n] for n in kept],
+    )
+    return subset, tags
