@@ -137,7 +137,8 @@ def rows_of_any_text(draw):
 
 small_sizes = st.fixed_dictionaries(
     {
-        "max_length": st.integers(12, 30),
+        # At least 8 pieces of a question, 4 special ones (RoBERTa's), 1 of the text.
+        "max_length": st.integers(13, 30),
         "window_step": st.integers(1, 12),
         "max_query": st.integers(1, 8),
     }
