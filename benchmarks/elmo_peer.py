@@ -89,7 +89,7 @@ class Peer:
     name = "torch"
 
     def __init__(self, sizes: Sizes) -> None:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         torch.manual_seed(0)
         self.sizes = sizes
         self.words = nn.Embedding(sizes.vocab_size, sizes.projection)

@@ -32,7 +32,7 @@ from tl_jax.data.packing import Layout
 from tl_jax.data.stream import TrainingStream
 from tl_jax.interop.load import load
 from tl_jax.metrics.bootstrap import spread
-from tl_jax.models.compose import Params, compose, graft
+from tl_jax.models.compose import Params, compose, init_from
 from tl_jax.models.heads import Classify
 from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.trial import Recipe, train_and_score
@@ -92,7 +92,8 @@ class Ours:
         encoder, weights = load(self.task.weights)
         self.model = compose(encoder, Classify(len(self.task.names), DROPOUT))
         sample = self.task.stream(Layout(), 1).batch(0)
-        return graft(self.model.init(jax.random.key(seed), sample), encoder=weights)
+        key = jax.random.key(seed)
+        return init_from(self.model.init, key, sample, encoder=weights)
 
     def forward(self, batch: Any) -> None:
         """Scores a batch."""

@@ -22,7 +22,7 @@ class Peer:
     name = "transformers + torch"
 
     def __init__(self, task: Task, batch_size: int) -> None:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         self.task, self.batch_size = task, batch_size
         self._reset(0, 10_000)
 

@@ -22,7 +22,7 @@ class Peer:
     name = "transformers + torch"
 
     def __init__(self, task: Task) -> None:
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         torch.manual_seed(0)
         with tempfile.TemporaryDirectory() as folder:
             save_bert(Path(folder), task.encoder, task.params, task.model.head)

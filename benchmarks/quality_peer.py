@@ -57,7 +57,7 @@ class Reader:
 def train_and_score(task: Task, seed: int) -> dict[str, float]:
     """Fine-tunes to the last step, and scores the dev data."""
     transformers.logging.set_verbosity_error()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(seed)
     auto, encode, judge = KINDS[task.config.task]
     folder = find_weights(task.config.weights)

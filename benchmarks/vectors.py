@@ -86,7 +86,7 @@ def theirs(corpus: Corpus, config: Config) -> tuple[Float[np.ndarray, "V D"], fl
         negative=5,
         sample=1e-3,
         min_count=1,
-        workers=os.cpu_count() or 1,
+        workers=len(os.sched_getaffinity(0)),
         seed=config.seed,
     )
     model.build_vocab(sentences)

@@ -15,7 +15,7 @@ from tl_jax.data.packing import Layout, pack
 from tl_jax.data.readers import read_labelled
 from tl_jax.interop.load import load, load_tokenizer
 from tl_jax.metrics.bootstrap import spread
-from tl_jax.models.compose import compose, graft
+from tl_jax.models.compose import compose, init_from
 from tl_jax.models.heads import Classify
 from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.trial import Recipe, train_and_score
@@ -66,7 +66,8 @@ def main(config: Config) -> str:
     sample = pack(examples[0], [0], layout, batch_size=1)
 
     def accuracy(seed: int) -> float:
-        params = graft(model.init(jax.random.key(seed), sample), encoder=weights)
+        key = jax.random.key(seed)
+        params = init_from(model.init, key, sample, encoder=weights)
         plan = named_plan(config.plan, params)
         outcome = train_and_score(
             model, params, plan, examples[0], examples[1], recipe, seed=seed

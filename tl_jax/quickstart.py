@@ -22,7 +22,7 @@ from tl_jax.files.errors import ConfigError
 from tl_jax.interop.huggingface import load_bert
 from tl_jax.metrics.bootstrap import Spread, spread
 from tl_jax.models.batch import Batch
-from tl_jax.models.compose import Params, compose, graft
+from tl_jax.models.compose import Params, compose, graft, init_from
 from tl_jax.models.heads import Classify
 from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
 from tl_jax.runs.config import FinetuneConfig
@@ -230,7 +230,7 @@ def encoder_trial(story: Story, count: int) -> Outcome:
     encoder, weights = load_bert(story.minilm)
     model = compose(encoder, Classify(2, encoder.config.hidden_dropout))
     sample = pack(pieces.train, [0], pieces.layout, batch_size=1)
-    params = graft(model.init(jax.random.key(0), sample), encoder=weights)
+    params = init_from(model.init, jax.random.key(0), sample, encoder=weights)
     recipe = Recipe(
         1,
         RATE,

@@ -10,6 +10,7 @@ from tl_jax.models.compose import (
     compose,
     flatten_paths,
     graft,
+    init_from,
     unflatten_paths,
 )
 from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
@@ -120,3 +121,40 @@ def test_graft_knows_parts_by_whole_names(params):
 def test_paths_go_there_and_back(params):
     leaves = flatten_paths(params)
     jax.tree.map(np.testing.assert_array_equal, unflatten_paths(leaves), params)
+
+
+def test_init_from_draws_what_init_draws_and_takes_the_weights(params):
+    loaded = jax.tree.map(lambda x: x + 1, params["encoder"])
+    found = init_from(WORDS.init, jax.random.key(0), BATCH, encoder=loaded)
+    jax.tree.map(np.testing.assert_array_equal, found["encoder"], loaded)
+    jax.tree.map(np.testing.assert_array_equal, found["head"], params["head"])
+    table = {"embedding": np.full((9, 4), 3, np.float32)}
+    part = init_from(
+        WORDS.init, jax.random.key(0), BATCH, **{"encoder/embedding": table}
+    )
+    grafted = graft(params, **{"encoder/embedding": table})
+    jax.tree.map(np.testing.assert_array_equal, part, grafted)
+    with pytest.raises(WeightsError, match="Did you mean 'head'"):
+        init_from(WORDS.init, jax.random.key(0), BATCH, haed=params["head"])
+
+
+def test_init_from_does_not_draw_what_is_replaced(params):
+    drawn = []
+
+    def record(table):
+        drawn.append(table.shape)
+        return table
+
+    def init(key, batch):
+        found = WORDS.init(key, batch)
+        embedding = found["encoder"]["embedding"]
+        table = embedding["embedding"]
+        # A pure callback is left out of the program where nothing needs its result.
+        embedding["embedding"] = jax.pure_callback(record, table, table)
+        return found
+
+    key = jax.random.key(0)
+    jax.block_until_ready(init_from(init, key, BATCH, encoder=params["encoder"]))
+    assert not drawn
+    jax.block_until_ready(init_from(init, key, BATCH, head=params["head"]))
+    assert drawn == [(9, 4)]

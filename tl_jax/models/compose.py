@@ -133,6 +133,27 @@ def graft(params: Params, **weights: Mapping[str, Any]) -> Params:
     return unflatten_paths(leaves)
 
 
+def init_from(
+    init: Callable[[jax.Array, Batch], Params],
+    key: jax.Array,
+    batch: Batch,
+    **weights: Mapping[str, Any],
+) -> Params:
+    """`graft(init(key, batch), **weights)` that draws only what no weights replace.
+
+    One program draws it: sooner, and no more in memory than what is asked for.
+    """
+    shapes = flatten_paths(jax.eval_shape(lambda key: init(key, batch), key))
+    parts = tuple(f"{part}/" for part in weights)
+
+    @jax.jit
+    def draw(key: jax.Array) -> dict[str, Array]:
+        drawn = flatten_paths(init(key, batch))
+        return {k: x for k, x in drawn.items() if not k.startswith(parts)}
+
+    return graft(unflatten_paths(shapes | draw(key)), **weights)
+
+
 def _parts(leaves: Iterable[str]) -> list[str]:
     """Lists every folder that leaves stand in, from ``encoder`` downwards."""
     folders = (path.split("/")[:-1] for path in leaves)

@@ -14,7 +14,7 @@ from tl_jax.files.errors import ConfigError
 from tl_jax.metrics.sums import Loss, Ratio, Sums
 from tl_jax.models.batch import Batch
 from tl_jax.models.bert import Bert, require_segments
-from tl_jax.models.compose import Model, Params, compose, graft
+from tl_jax.models.compose import Model, Params, compose, init_from
 from tl_jax.models.elmo_encoder import Elmo
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.data import Part, read_part
@@ -84,9 +84,14 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
     model = build_model(representation.encoder, task, labels)
     encoded = encode_parts(parts, task, representation.text, labels, config)
     sample = sample_batch(representation.text, config)
-    drawn = model.init(jax.random.key(config.seed), sample)
     stored = stored_head(config.weights, model, labels)
-    params = graft(drawn, **representation.weights, **stored)
+    params = init_from(
+        model.init,
+        jax.random.key(config.seed),
+        sample,
+        **representation.weights,
+        **stored,
+    )
     source = {"source": config.weights, "sha256": weights_hash(config.weights)}
     if config.vectors is not None:
         source["vectors_sha256"] = weights_hash(config.vectors)

@@ -30,7 +30,7 @@ from tl_jax.interop.bert_config import (
 from tl_jax.interop.bert_names import FAMILIES
 from tl_jax.interop.huggingface import load_bert, load_bert_model
 from tl_jax.models.bert import Bert, BertConfig
-from tl_jax.models.compose import Model, Params, compose, graft
+from tl_jax.models.compose import Model, Params, compose, init_from
 from tl_jax.runs.pretrain_config import PretrainBertConfig, Size
 from tl_jax.runs.pretraining import DATA, text_hash
 from tl_jax.runs.tell import tell
@@ -254,8 +254,8 @@ def initial(
     _check_sizes(config, encoder, tokenizer)
     model = build_model(encoder, nsp=config.nsp)
     sample = pack(make_examples([[tokenizer.special.cls]]), [0], Layout(max_length=8))
-    drawn = model.init(jax.random.key(config.seed), sample)
-    return encoder, graft(drawn, **parts)
+    key = jax.random.key(config.seed)
+    return encoder, init_from(model.init, key, sample, **parts)
 
 
 def _check_sizes(
