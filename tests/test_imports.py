@@ -1,6 +1,7 @@
 """Imports run one way: a file knows only rooms to the left of its own."""
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,39 @@ def test_what_is_allowed_is_not_reported(tmp_path, place, line):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(line)
     assert violations(tmp_path) == []
+
+
+def graph(package):
+    """The modules that each module imports, in functions as well."""
+    files = {
+        ".".join(("tl_jax", *file.relative_to(package).with_suffix("").parts)): file
+        for file in package.rglob("*.py")
+    }
+    modules = {name.removesuffix(".__init__"): file for name, file in files.items()}
+    found = {}
+    for name, file in modules.items():
+        found[name] = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found[name] |= {alias.name for alias in node.names} & modules.keys()
+            elif isinstance(node, ast.ImportFrom):
+                whole = {f"{node.module}.{alias.name}" for alias in node.names}
+                within = whole & modules.keys()
+                found[name] |= within or {node.module} & modules.keys()
+    return found
+
+
+def test_no_modules_import_one_another():
+    TopologicalSorter(graph(PACKAGE)).prepare()
+
+
+def test_a_circle_is_found(tmp_path):
+    (tmp_path / "data").mkdir()
+    for file, line in {
+        "one.py": "from tl_jax.data import other",
+        "data/other.py": "def f():\n    import tl_jax.data.third",
+        "data/third.py": "from tl_jax.one import f",
+    }.items():
+        (tmp_path / file).write_text(line)
+    with pytest.raises(CycleError, match=r"tl_jax\.data\.third"):
+        TopologicalSorter(graph(tmp_path)).prepare()

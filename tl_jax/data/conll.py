@@ -12,8 +12,8 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tl_jax.data.readers import read_text
 from tl_jax.data.table import Problems, bad_characters
+from tl_jax.data.text_file import read_text
 from tl_jax.files import atomic
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.text.located import Located

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from tl_jax.data.readers import read_text
 from tl_jax.data.table import Problems, bad_characters
+from tl_jax.data.text_file import read_text
 from tl_jax.files import atomic
 from tl_jax.files.errors import DataError
 from tl_jax.text.located import Located, join

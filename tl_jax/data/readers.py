@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tl_jax.data import formats
 from tl_jax.data.table import Problems, Table, bad_characters
-from tl_jax.files.errors import ConfigError, DataError, did_you_mean
+from tl_jax.data.text_file import read_text
+from tl_jax.files.errors import ConfigError, DataError
 
 TEXT_COLUMNS = ("sentence", "text", "document", "review")
 PAIR_COLUMNS = (
@@ -277,34 +278,3 @@ def _read_one(
             column.append(value)
         where.append((0, line))
     return Table(dict(zip(header, columns, strict=True)), (str(path),), where)
-
-
-def read_text(path: Path) -> str:
-    """Reads a text file; bytes that are not UTF-8 become surrogates, told row by row.
-
-    Raises:
-      DataError: The file is missing, unreadable, empty, compressed or UTF-16.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        near = _near(path)
-        raise DataError(f"{path}: there is no such file.{near}") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{path}: is UTF-16; convert it to UTF-8 (iconv -t UTF-8).")
-    if data[:2] in (b"\x1f\x8b", b"PK"):
-        raise DataError(f"{path}: is compressed; unpack it first.")
-    text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-    if not text.strip():
-        raise DataError(f"{path}: the file is empty.")
-    return text
-
-
-def _near(path: Path) -> str:
-    folder = path.parent
-    try:
-        return did_you_mean(path.name, [p.name for p in folder.iterdir()])
-    except OSError:
-        return f" Nor can its folder {folder} be read."

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from tl_jax.data.readers import read_text
 from tl_jax.data.table import Problems, bad_characters
+from tl_jax.data.text_file import read_text
 from tl_jax.files import atomic
 from tl_jax.files.errors import ConfigError, DataError, did_you_mean
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from tl_jax.data.examples import Examples, make_examples
 from tl_jax.data.packing import Layout
-from tl_jax.data.readers import read_text
 from tl_jax.data.stream import evaluation_batches
 from tl_jax.data.table import bad_characters
+from tl_jax.data.text_file import read_text
 from tl_jax.files.atomic import temporary_path
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.files.sources import resolve

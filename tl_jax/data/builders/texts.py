@@ -14,8 +14,8 @@ from etils import epath
 
 from tl_jax.data import formats
 from tl_jax.data.builders.manual import find_files, instructions
-from tl_jax.data.readers import read_text
 from tl_jax.data.table import Problems, bad_characters
+from tl_jax.data.text_file import read_text
 from tl_jax.files.errors import DataError
 
 HERE = epath.Path(__file__).parent
