@@ -114,3 +114,29 @@ def test_offsets_of_decomposed_text() -> None:
     text = "cafe\u0301 un\u1112\u1161\u11ab!"  # é and 한 taken apart
     assert split_words(text, True) == ["café", "un한", "!"]
     assert word_offsets(text, True) == [(0, 5), (6, 11), (11, 12)]
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_offsets_of_characters_that_are_not_normal_by_themselves(lowercase):
+    """Compatibility ideographs, of Korean texts, do not combine with what is around."""
+    text = "나(\uf914)와 \u212b\u2126 b"  # 樂, Å, Ω
+    wanted = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (6, 8), (9, 10)]
+    assert word_offsets(text, lowercase) == wanted
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_offsets_behind_marks_that_are_reordered(lowercase):
+    text = "a\u0316\u0301 b"  # normalised, the second mark comes first: á with U+0316
+    assert split_words(text, lowercase) == ["á", "\u0316", "b"]
+    assert word_offsets(text, lowercase) == [(0, 3), (0, 3), (4, 5)]
+
+
+marks = st.sampled_from(
+    "ae Iİ(\u0316\u0301\u0344\u0f71\u0f72\u0f73\u1112\u1161\uf914\u212b"
+)
+
+
+@given(st.text(marks, max_size=8), st.booleans())
+def test_offsets_of_marks_do_not_shift_what_follows(text: str, lowercase: bool) -> None:
+    begin = len(text) + 1
+    assert word_offsets(f"{text} end", lowercase)[-1] == (begin, begin + 3)

@@ -69,12 +69,24 @@ def _origins(text: str, lowercase: bool) -> list[int]:
     found: list[int] = []
     begin = 0
     for end in range(1, len(text) + 1):
-        run, after = text[begin:end], text[end : end + 1]
-        composed = unicodedata.normalize("NFC", run + after)
-        if composed == unicodedata.normalize("NFC", run) + after:
+        run = text[begin:end]
+        if end == len(text) or not _combines(run, text[end]):
             found += [begin] * len(_plain(run, lowercase))
             begin = end
     return found
+
+
+def _combines(run: str, after: str) -> bool:
+    """True if a character may be normalised together with what stands before it.
+
+    A mark always may: one that comes after it may be moved before it.
+    """
+    if unicodedata.combining(unicodedata.normalize("NFD", after)[0]):
+        return True
+    whole, *parts = (
+        unicodedata.normalize("NFC", text) for text in (run + after, run, after)
+    )
+    return whole != "".join(parts)
 
 
 @dataclass(frozen=True)
