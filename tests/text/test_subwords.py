@@ -147,6 +147,21 @@ def test_offsets_point_to_the_pieces_without_white_space(files, text):
             assert place in covered or character.isspace() or character == "▁"
 
 
+def test_stripped_marks_belong_to_the_piece_that_they_follow(tmp_path):
+    pieces = "[PAD] [UNK] [CLS] [SEP] [MASK] cafe caf ##e na ##ive s ##s ! क"
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces.split()) + "\n")
+    uncased = load_tokenizer(tmp_path / "vocab.txt", lowercase=True)
+    text = "cafe\u0301\u0323s, na\u0308ive\u200b! \u0301s\u0301 कु"
+    ((ids, offsets),) = uncased.pieces_with_offsets([text])
+    cut = [text[begin:end] for begin, end in offsets]
+    assert cut == ["cafe\u0301\u0323", "s", ",", "na\u0308", "ive", "!", "s\u0301", "कु"]
+    assert ids.tolist() == [5, 11, 1, 8, 9, 12, 10, 13]
+    # A cased vocabulary strips nothing: the marks are part of the words.
+    cased = load_tokenizer(tmp_path / "vocab.txt", lowercase=False)
+    ((_, offsets),) = cased.pieces_with_offsets(["cafe\u0301 s"])
+    assert offsets.tolist() == [[0, 5], [6, 7]]
+
+
 CACHE = {}
 
 

@@ -2,8 +2,10 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,7 +137,8 @@ class Tokenizer:
         """Returns each text's ids, and first and one-past-last character of each.
 
         White space around a piece does not count, be it part of the piece or not; a
-        piece of nothing else keeps what it has.
+        piece of nothing else keeps what it has. Marks that were stripped, such as an
+        accent behind its letter, count as the piece that they follow.
         """
         encoded = self._run("encode_batch", texts)
         return [
@@ -319,7 +322,7 @@ def _add_template(
 
 
 def _trimmed(text: str, offsets: list[tuple[int, int]]) -> Int[np.ndarray, "_ 2"]:
-    """Moves both ends of each piece off the white space there."""
+    """Moves both ends of each piece off white space, the last behind stripped marks."""
     found = np.array(offsets, np.int32).reshape(-1, 2)
     solid = np.flatnonzero([not character.isspace() for character in text])
     first, last = (
@@ -329,6 +332,19 @@ def _trimmed(text: str, offsets: list[tuple[int, int]]) -> Int[np.ndarray, "_ 2"
     some = first < last
     found[some, 0] = solid[first[some]]
     found[some, 1] = solid[last[some] - 1] + 1
+    return found if text.isascii() else _with_marks(text, found)
+
+
+def _with_marks(text: str, offsets: Int[np.ndarray, "_ 2"]) -> Int[np.ndarray, "_ 2"]:
+    """Moves the end of each piece behind marks that stand there and are in no piece."""
+    found = offsets.copy()
+    after = np.append(offsets[1:, 0], len(text))
+    for piece in np.flatnonzero(offsets[:, 1] < after):
+        begin, end = int(offsets[piece, 1]), int(after[piece])
+        marks = (
+            unicodedata.category(character)[0] == "M" for character in text[begin:end]
+        )
+        found[piece, 1] = begin + sum(takewhile(bool, marks))
     return found
 
 
