@@ -38,13 +38,14 @@ CLS, SEP = 101, 102
 
 
 class Letters:
-    """Cuts a word into its letters, between [CLS] and [SEP]."""
+    """Cuts a text into its letters, between [CLS] and [SEP]."""
 
     def specials(self, *, pair):
         return 2
 
     def pieces(self, texts):
-        return [np.array([ord(c) - ord("a") for c in t], np.int32) for t in texts]
+        letters = ([c for c in text if c != " "] for text in texts)
+        return [np.array([ord(c) - ord("a") for c in t], np.int32) for t in letters]
 
     def pieces_with_offsets(self, texts):
         raise NotImplementedError

@@ -194,7 +194,7 @@ def test_every_word_has_one_first_piece_and_no_piece_two_words(
         grouped = itertools.groupby(pieces[number], key=lambda pair: pair[0])
         for word, (place, group) in zip(sentence, grouped, strict=True):
             assert sentence[place] == word
-            wanted = text.pieces([word])[0].tolist() or [unknown_id(text)]
+            wanted = text.pieces([f" {word}"])[0].tolist() or [unknown_id(text)]
             assert [piece for _, piece in group] == wanted
 
 
@@ -222,6 +222,28 @@ def test_no_character_is_covered_twice_and_no_piece_is_lost(
     assert tokens == ids[offsets[:, 0] < offsets[:, 1]].tolist()
     reached = {c for begin, end in offsets for c in range(begin, end)}
     assert set(covered) == reached
+
+
+@pytest.mark.parametrize("name", ["bpe", "unigram", "cased", "uncased"])
+def test_words_have_the_pieces_that_they_have_in_a_text(encoders, name):
+    """In RoBERTa's vocabulary the blank before a word is part of its first piece."""
+    text = encoders[name]
+    sentences = [["The", "film", "was", "good"], ["영화가", "정말", "재미있었다", "."]]
+    found = align(text, sentences, max_length=99)
+    for tokens, first, sentence in zip(
+        found.tokens, found.first, sentences, strict=True
+    ):
+        (whole,) = text.pieces([" " + " ".join(sentence)])
+        assert tokens[1:-1].tolist() == whole.tolist()
+        assert first.sum() == len(sentence)
+    if name == "bpe":
+        assert names(text, found.tokens[0][1:-1]) == [
+            "Ġ",
+            "The",
+            "Ġfilm",
+            "Ġwas",
+            "Ġgood",
+        ]
 
 
 def test_words_are_tokenised_as_the_sentence_is(shared):

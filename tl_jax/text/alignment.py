@@ -57,10 +57,12 @@ def align(
 ) -> Aligned:
     """Tokenises sentences of words, and remembers which piece is of which word.
 
-    A word is tokenised by itself, which for WordPiece is tokenising the words joined by
-    blanks; one that leaves no piece becomes the unknown one. Every word has exactly one
-    first piece. A sentence that is too long becomes several examples, cut between words
-    (within one only if it exceeds ``max_length`` by itself); one without words, none.
+    A word is tokenised by itself behind a blank, as vocabularies expect that mark words
+    by what stands before them (RoBERTa's ``Ġ``); for WordPiece that is tokenising the
+    words joined by blanks. One that leaves no piece becomes the unknown one. Every word
+    has exactly one first piece. A sentence that is too long becomes several examples,
+    cut between words (within one only if it exceeds ``max_length`` by itself); one
+    without words, none.
 
     With ``characters`` the words are the single characters of a raw text, blanks
     included, which is tokenised whole. A piece's word is then the first character that
@@ -123,9 +125,10 @@ def _of_words(
 ) -> Iterator[_Pieces]:
     distinct = list(dict.fromkeys(chain.from_iterable(sentences)))
     unknown = np.array([unknown_id(text)], np.int32)
+    found = text.pieces([f" {word}" for word in distinct])
     pieces = {
         word: ids if len(ids) else unknown
-        for word, ids in zip(distinct, text.pieces(distinct), strict=True)
+        for word, ids in zip(distinct, found, strict=True)
     }
     for sentence in sentences:
         parts = [pieces[word] for word in sentence]
