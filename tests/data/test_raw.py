@@ -1,11 +1,13 @@
 """Raw text to be predicted on."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tl_jax.data.conll import read_tagged, write_tagged
 from tl_jax.data.raw import is_raw, read_asked, read_marked, read_sentences
 from tl_jax.data.readers import read_labelled
 from tl_jax.files.errors import ConfigError, DataError
@@ -38,10 +40,35 @@ def test_sentences_are_cut_where_they_stand(tmp_path: Path) -> None:
     lines = written(tmp_path, {"text": "don't  go"})
     again = read_sentences(lines, characters=False, on_bad="raise")
     assert again.sentences == data.sentences[1:]
-    with pytest.raises(DataError, match="not one word"):
-        read_sentences(
-            written(tmp_path, {"text": " "}), characters=False, on_bad="raise"
-        )
+    spaced = read_sentences(
+        written(tmp_path, {"text": "  don't\n"}), characters=False, on_bad="raise"
+    )
+    assert spaced.located is not None
+    assert spaced.located[0].text == "  don't\n"  # as it was given, and so are places:
+    assert spaced.located[0].passage(0, 1)["characters"] == [2, 4]
+    for characters in (True, False):
+        with pytest.raises(DataError, match="not one word"):
+            read_sentences(
+                written(tmp_path, {"text": " "}), characters=characters, on_bad="raise"
+            )
+
+
+@pytest.mark.parametrize("characters", [True, False])
+def test_tags_of_raw_text_are_written_as_columns(
+    characters: bool, tmp_path: Path
+) -> None:
+    """Characters may be blanks, and then tabs stand between the columns."""
+    texts = ["가 나", "# x\ty\n z", " \u00a0-DOCSTART- a"]
+    file = written(tmp_path, *({"text": text} for text in texts))
+    data = read_sentences(file, characters=characters, on_bad="raise")
+    tags = [["B-X"] * len(sentence) for sentence in data.sentences]
+    write_tagged(tmp_path / "out.tsv", data, tags)
+    again = read_tagged(tmp_path / "out.tsv")
+    assert again.tags == tags
+    shown = [re.sub("[\t\n]", " ", text) for text in texts]
+    assert again.sentences == (
+        [list(text) for text in shown] if characters else data.sentences
+    )
 
 
 def test_questions_without_answers(tmp_path: Path) -> None:

@@ -156,7 +156,8 @@ def write_tagged(
 ) -> None:
     """Writes each token's line as it was read, with a tag as its last column.
 
-    A ``-DOCSTART-`` line gets an ``O``, so that conlleval reads the file.
+    A ``-DOCSTART-`` line gets an ``O``, so that conlleval reads the file. What follows
+    a token that is a blank, of raw text, follows all of them: a tab.
 
     Args:
       path: The file, written atomically.
@@ -164,11 +165,13 @@ def write_tagged(
       tags: A tag for each token.
     """
     found: list[str] = []
+    tabs = any(line == " " for sentence in data.lines for line in sentence)
     for sentence, comments, own in zip(data.lines, data.comments, tags, strict=True):
         for comment in comments:
             document = comment.startswith(DOCUMENT)
-            found += [*_with_last([comment], ["O"]), ""] if document else [comment]
-        found += [*_with_last(sentence, own), ""]
+            found += [_with_last(comment, "O", tabs), ""] if document else [comment]
+        found += [_with_last(*row, tabs) for row in zip(sentence, own, strict=True)]
+        found.append("")
     atomic.write_text(path, "\n".join(found) + "\n")
 
 
@@ -245,12 +248,9 @@ def _fields(lines: Sequence[str], tabs: bool) -> list[list[str]]:
     return [_BLANKS.split(line.strip(" \t")) for line in lines]
 
 
-def _with_last(lines: Sequence[str], tags: Sequence[str]) -> list[str]:
-    """Adds a field to each line, after what stands between its others."""
-    return [
-        line + ("\t" if "\t" in line else " ") + tag
-        for line, tag in zip(lines, tags, strict=True)
-    ]
+def _with_last(line: str, tag: str, tabs: bool) -> str:
+    """Adds a field to a line, after what stands between its others."""
+    return line + ("\t" if tabs or "\t" in line else " ") + tag
 
 
 def _check_columns(blocks: Sequence[_Block], token: int, tag: int | None) -> None:

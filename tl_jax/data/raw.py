@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from tl_jax.files.errors import DataError
 from tl_jax.text.located import Located, join, locate
 
 ENDINGS = (".txt", ".jsonl")
+_BREAKS = re.compile("[\t\n\r]")  # no character of a file's columns
 
 
 def is_raw(files: str | Sequence[str]) -> bool:
@@ -37,15 +39,15 @@ def read_sentences(file: str, *, characters: bool, on_bad: str) -> TaggedSentenc
       DataError: As for `read_labelled`; or no text has a word.
     """
     rows = read_labelled(file, on_bad=on_bad)
-    located = [locate(text.strip(), characters=characters) for text in rows.texts]
+    located = [locate(text, characters=characters) for text in rows.texts]
     sentences = [text.words for text in located]
-    if not any(sentences):
+    if not any(word.strip() for words in sentences for word in words):
         raise DataError(f"{file}: there is not one word.")
     return TaggedSentences(
         sentences=sentences,
         tags=None,
         places=rows.places,
-        lines=sentences,
+        lines=[[_BREAKS.sub(" ", word) for word in words] for words in sentences],
         comments=[[] for _ in sentences],
         scheme=None,
         skipped=rows.skipped,
