@@ -164,6 +164,36 @@ def test_what_is_not_there_or_bad_is_told(tmp_path: Path) -> None:
     assert not builder("nsmc", tmp_path / "data").is_prepared()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        (
+            "nsmc",
+            "id\tdocument\tlabel\n1\ta\t0\n2\tb\t7\n3\tc\t\n",
+            r"2 bad rows:\n.*train\.tsv:3: the label '7' is none of 0, 1",
+        ),
+        (
+            "korsts",
+            "genre\tfilename\tyear\tid\tscore\tsentence1\tsentence2\n"
+            "g\tf\ty\t1\t2.5\ta\tb\ng\tf\ty\t2\tnan\ta\tb\n",
+            r"1 bad row:\n.*train\.tsv:3: the label 'nan' is no number",
+        ),
+        (
+            "klue_ner",
+            "가\tB-PS\n나\tB-XX\n",
+            r"train\.tsv:2: 'B-XX' is none of O, B-DT",
+        ),
+    ],
+)
+def test_labels_that_a_set_does_not_have_are_told(
+    name: str, content: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "train.tsv").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=told):
+        prepare(name, tmp_path, tmp_path / "data")
+    assert not builder(name, tmp_path / "data").is_prepared()
+
+
 def test_every_builder_says_which_files_it_needs(tmp_path: Path) -> None:
     for name in NAMES:
         told = builder(name, tmp_path).MANUAL_DOWNLOAD_INSTRUCTIONS or ""

@@ -9,8 +9,10 @@ from etils import epath
 
 from tl_jax.data.builders.manual import find_files, instructions
 from tl_jax.data.conll import read_tagged
+from tl_jax.files.errors import DataError
 
 KINDS = ("DT", "LC", "OG", "PS", "QT", "TI")
+TAGS = ("O", *(f"{mark}-{kind}" for kind in KINDS for mark in "BI"))
 
 
 class KlueNer(tfds.core.GeneratorBasedBuilder):
@@ -26,7 +28,6 @@ class KlueNer(tfds.core.GeneratorBasedBuilder):
     pkg_dir_path = epath.Path(__file__).parent
 
     def _info(self) -> tfds.core.DatasetInfo:
-        tags = ["O", *(f"{mark}-{kind}" for kind in KINDS for mark in "BI")]
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
@@ -36,7 +37,7 @@ class KlueNer(tfds.core.GeneratorBasedBuilder):
                     "sentence": tfds.features.Text(),
                     "characters": tfds.features.Sequence(tfds.features.Text()),
                     "tags": tfds.features.Sequence(
-                        tfds.features.ClassLabel(names=tags)
+                        tfds.features.ClassLabel(names=list(TAGS))
                     ),
                 }
             ),
@@ -51,6 +52,10 @@ class KlueNer(tfds.core.GeneratorBasedBuilder):
         for number, (characters, tags) in enumerate(
             zip(rows.sentences, rows.tags or [], strict=True)
         ):
+            for place, tag in enumerate(tags):
+                if tag not in TAGS:
+                    where = rows.place(number, place)
+                    raise DataError(f"{where}: {tag!r} is none of {', '.join(TAGS)}.")
             sentence = "".join(characters)
             example = {"sentence": sentence, "characters": characters, "tags": tags}
             yield number, example

@@ -4,6 +4,7 @@ Labels and columns are called as in the files, so that a run may be trained on t
 and evaluated on the other.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,9 +23,14 @@ HERE = epath.Path(__file__).parent
 
 
 def read_rows(
-    files: Sequence[Path], columns: Sequence[str]
+    files: Sequence[Path], columns: Sequence[str], labels: Sequence[str] | None = None
 ) -> Iterator[dict[str, str]]:
     """Yields the rows of unquoted TSV files, or of lists of JSON objects.
+
+    Args:
+      files: The files.
+      columns: The columns, that of the label last.
+      labels: All labels that there are; None if a label is a number.
 
     Raises:
       DataError: A file cannot be read, a column is not there, or rows are bad.
@@ -43,8 +49,23 @@ def read_rows(
                 problems.add(f"{file}:{line}", wrong)
                 continue
             values = dict(zip(header, row, strict=True))
-            yield {name: str(values[name] or "") for name in columns}
+            found = {name: str(values[name] or "") for name in columns}
+            label = found[columns[-1]]
+            if labels is None and not _is_number(label):
+                problems.add(f"{file}:{line}", f"the label {label!r} is no number")
+            elif labels is not None and label not in labels:
+                told = f"the label {label!r} is none of {', '.join(labels)}"
+                problems.add(f"{file}:{line}", told)
+            else:
+                yield found
     problems.finish()
+
+
+def _is_number(label: str) -> bool:
+    try:
+        return math.isfinite(float(label))
+    except ValueError:
+        return False
 
 
 class Nsmc(tfds.core.GeneratorBasedBuilder):
@@ -57,6 +78,7 @@ class Nsmc(tfds.core.GeneratorBasedBuilder):
         "validation": ("dev.tsv",),
         "test": ("ratings_test.txt", "test.tsv"),
     }
+    LABELS: ClassVar = ["0", "1"]
     MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(HOME, FILES)
     pkg_dir_path = HERE
 
@@ -69,7 +91,7 @@ class Nsmc(tfds.core.GeneratorBasedBuilder):
                 {
                     "id": tfds.features.Text(),
                     "document": tfds.features.Text(),
-                    "label": tfds.features.ClassLabel(names=["0", "1"]),
+                    "label": tfds.features.ClassLabel(names=self.LABELS),
                 }
             ),
         )
@@ -79,7 +101,8 @@ class Nsmc(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(found) for split, found in files.items()}
 
     def _generate_examples(self, files: Sequence[Path]) -> Any:
-        yield from enumerate(read_rows(files, ("id", "document", "label")))
+        columns = ("id", "document", "label")
+        yield from enumerate(read_rows(files, columns, self.LABELS))
 
 
 class Korsts(tfds.core.GeneratorBasedBuilder):
@@ -124,14 +147,13 @@ class KlueNli(tfds.core.GeneratorBasedBuilder):
         "validation": ("klue-nli-v1.1_dev.json", "dev.json"),
     }
     TEXTS = ("guid", "source", "premise", "hypothesis")
+    LABELS: ClassVar = ["entailment", "contradiction", "neutral"]
     MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(HOME, FILES)
     pkg_dir_path = HERE
 
     def _info(self) -> tfds.core.DatasetInfo:
         texts = {name: tfds.features.Text() for name in self.TEXTS}
-        label = tfds.features.ClassLabel(
-            names=["entailment", "contradiction", "neutral"]
-        )
+        label = tfds.features.ClassLabel(names=self.LABELS)
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
@@ -144,4 +166,5 @@ class KlueNli(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(found) for split, found in files.items()}
 
     def _generate_examples(self, files: Sequence[Path]) -> Any:
-        yield from enumerate(read_rows(files, (*self.TEXTS, "gold_label")))
+        columns = (*self.TEXTS, "gold_label")
+        yield from enumerate(read_rows(files, columns, self.LABELS))
