@@ -28,6 +28,8 @@ PREDICATE = "V"
 NOTHING = "-"  # the lemma and the roleset of a word that is no predicate
 LONGEST = 1000  # words; a sentence of more has lost its blank line
 _BRACKET = re.compile(r"(?:\(([^()*\s]+))?\*(\))?")
+_MARK = f"({PREDICATE}*"
+_EMPTY = "*"  # nothing begins or ends at a word, as at most of them
 
 
 class Span(NamedTuple):
@@ -277,9 +279,7 @@ def _propositions(
     found, faults = [], []
     for number, cells in enumerate(columns, len(FIELDS) + 1):
         tags, fault = _tags(cells) if labelled else ([], None)
-        marked = [
-            i for i, cell in enumerate(cells) if cell.startswith(f"({PREDICATE}*")
-        ]
+        marked = [i for i, cell in enumerate(cells) if cell.startswith(_MARK)]
         if fault is None and len(marked) != 1:
             word = marked[1] if marked else 0
             fault = word, f"{len(marked)} predicates (V*, where one is due"
@@ -318,6 +318,9 @@ def _tags(cells: Sequence[str]) -> tuple[list[str], _Fault | None]:
     tags: list[str] = []
     label, start = "", 0  # of the open bracket
     for word, cell in enumerate(cells):
+        if cell == _EMPTY:
+            tags.append(f"I-{label}" if label else "O")
+            continue
         match = _BRACKET.fullmatch(cell)
         if match is None:
             told = cell if len(cell) <= 40 else cell[:39] + "…"

@@ -37,6 +37,7 @@ from tl_jax.tasks.task import Encoded, Files, Judged, Segments
 from tl_jax.tasks.word_tags import TAG, tag_ids, tag_names
 from tl_jax.text.alignment import Aligned, align
 from tl_jax.text.encodings import TextEncoder
+from tl_jax.text.located import Located
 
 OUTSIDE = "O"
 
@@ -179,8 +180,12 @@ def records(
       probabilities: Of the words' tags: those of `BestTags` at the words' starts.
     """
     found = []
+    texts: dict[int, Located] = {}  # of the sentences; most have several predicates
     for index, (row, chances) in enumerate(zip(tags, probabilities, strict=True)):
-        text = propositions.text(index)
+        sentence = int(propositions.sentence[index])
+        if sentence not in texts:
+            texts[sentence] = propositions.text(index)
+        text = texts[sentence]
         predicate = int(propositions.predicate[index])
         roles = [
             {"role": label}
@@ -192,7 +197,7 @@ def records(
         found.append(
             {
                 "index": index,
-                "sentence": int(propositions.sentence[index]),
+                "sentence": sentence,
                 "text": text.text,
                 "predicate": text.passage(predicate, predicate + 1),
                 "roles": roles,
