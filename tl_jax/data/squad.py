@@ -166,7 +166,8 @@ def write_predictions(
       predictions: The answer to each question by its id; ``""`` for none.
       null_odds: By id, the score of no answer above that of the best span. They go
         into ``null_odds.json`` beside it, which SQuAD v2's script takes as
-        ``--na-prob-file``.
+        ``--na-prob-file``, to find the best threshold. Its scores are then those at
+        ``--na-prob-thresh``, by default 1: name the threshold answered by.
 
     Raises:
       ValueError: Some odds are not finite; neither file is touched.
