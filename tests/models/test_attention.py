@@ -25,6 +25,16 @@ def inputs(batch=PACKED, scale=1.0, seed=0, dtype=jnp.float32):
 COMPILED = jax.jit(attention, static_argnames=("heads", "rate"))
 
 
+@pytest.fixture(params=["all heads at once", "a head at a time"])
+def way(request, monkeypatch):
+    """Both ways of computing, whatever the number of scores."""
+    if request.param == "a head at a time":
+        monkeypatch.setattr("tl_jax.models.attention._MOST_SCORES", 0)
+    COMPILED.clear_cache()
+    yield
+    COMPILED.clear_cache()
+
+
 def run(query, key, value, batch=PACKED, heads=HEADS, **dropout):
     example, positions = batch.example, batch.positions
     return COMPILED(
@@ -77,6 +87,7 @@ def gradients(function, cotangent, *args):
     return pull(jnp.asarray(cotangent, out.dtype))
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("heads", [3, 4])
 def test_forward_and_backward_follow_the_formula(heads):
     args = inputs()
@@ -91,6 +102,7 @@ def test_forward_and_backward_follow_the_formula(heads):
         np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_multiplies_the_weights_forward_and_backward(rate):
     noise = token_noise(KEY, PACKED)
@@ -218,6 +230,7 @@ def test_bfloat16_stays_bfloat16_and_close():
         np.testing.assert_allclose(g.astype(jnp.float32), w, atol=0.06)
 
 
+@pytest.mark.usefixtures("way")
 def test_rows_spread_over_devices_give_the_same_gradients():
     batch = rows_of([(5, 4), (9, 3)], [(2, 8)], [], [(1, 5)], length=8)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
@@ -250,3 +263,25 @@ def test_remat_vmap_and_a_traced_layer_change_nothing():
     for w, r, m in zip(want, remat, mapped, strict=True):
         np.testing.assert_allclose(r, w, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(m[0], w, rtol=1e-5, atol=1e-6)
+
+
+def test_many_scores_are_not_kept_for_the_gradients(monkeypatch):
+    batch = rows_of([(1, 256)], [(2, 256)], length=256)
+    noise = token_noise(KEY, batch)
+    args = inputs(batch)
+
+    def loss(args):
+        query, key, value = args
+        for layer in range(4):
+            query = run(query, key, value, batch, rate=0.1, noise=noise, layer=layer)
+        return (query**2).sum()
+
+    def memory():
+        COMPILED.clear_cache()
+        compiled = jax.jit(jax.grad(loss)).lower(args).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    kept = memory()
+    monkeypatch.setattr("tl_jax.models.attention._MOST_SCORES", 0)
+    assert memory() < kept / 3
+    COMPILED.clear_cache()

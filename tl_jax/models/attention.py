@@ -11,6 +11,8 @@ from tl_jax.models.dropout import absorb, hash_of, kept, layer_noise
 
 # Finite: a row without any key must not compute inf - inf.
 _MASKED = np.float32(-1e30)
+# Of all heads together; 128 MiB of float32 that each layer would keep, several times.
+_MOST_SCORES = 2**25
 
 
 def attention(
@@ -44,27 +46,35 @@ def attention(
       noise: Of the queries' tokens, ``[B, Q]``; None means evaluation.
       layer: Number of the place of the model, as in `dropout`.
     """
-    rows = len(example)
+    rows, width = example.shape
 
     def by_head(x: Array) -> Array:
-        return x.reshape(rows, -1, heads, x.shape[1] // heads).transpose(0, 2, 1, 3)
+        return x.reshape(rows, -1, heads, x.shape[1] // heads).transpose(2, 0, 1, 3)
 
     query = query * jnp.asarray((query.shape[1] // heads) ** -0.5, query.dtype)
-    scores = jnp.matmul(
-        by_head(query),
-        settled(by_head(key).swapaxes(2, 3)),
-        preferred_element_type=jnp.float32,
-    )
-    same = query_example[:, None, :, None] == example[:, None, None, :]
-    weights = jax.nn.softmax(jnp.where(same, scores, _MASKED)).astype(query.dtype)
-    scale = 1.0
+    same = query_example[:, :, None] == example[:, None, :]
+    names, scale = None, 1.0
     if noise is not None and rate:
-        names = layer_noise(noise, layer)[:, None, :]
-        names = absorb(names, np.arange(1, heads + 1)[None, :, None])
-        keep = kept(names[..., None], hash_of(positions)[:, None, None, :], rate)
-        weights = jnp.where(keep, weights, jnp.zeros((), query.dtype))
-        scale = 1 / (1 - rate)
-    attended = jnp.matmul(weights, by_head(value)).transpose(0, 2, 1, 3)
-    attended = attended.reshape(query.shape)
+        each = np.arange(1, heads + 1)[:, None, None]
+        names, scale = absorb(layer_noise(noise, layer)[None], each), 1 / (1 - rate)
+    columns = hash_of(positions)[:, None, :]
+
+    def attend(head: tuple[Array, Array, Array, Array | None]) -> Array:
+        query, key, value, names = head
+        scores = jnp.matmul(query, key, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(jnp.where(same, scores, _MASKED)).astype(query.dtype)
+        if names is not None:
+            keep = kept(names[:, :, None], columns, rate)
+            weights = jnp.where(keep, weights, jnp.zeros((), query.dtype))
+        return jnp.matmul(weights, value)
+
+    each_head = by_head(query), settled(by_head(key).swapaxes(2, 3)), by_head(value)
+    if query_example.size * width * heads > _MOST_SCORES:
+        # The weights of a head at a time, made again for its gradients. In a loop, or
+        # CPUs' compiler would find the second making equal to the first and keep that.
+        attended = jax.lax.map(jax.checkpoint(attend), (*each_head, names))
+    else:
+        attended = jax.vmap(attend)((*each_head, names))
+    attended = attended.transpose(1, 2, 0, 3).reshape(query.shape)
     real = jnp.where(query_example > 0, scale, 0).astype(query.dtype)
     return attended * real.reshape(-1, 1)
