@@ -125,6 +125,26 @@ def test_pairs_come_before_single_texts(write):
     assert (named.texts, named.pairs) == (["h"], ["s"])
 
 
+def test_txt_is_a_text_a_line_or_a_table_with_a_header(write):
+    plain = write("a.txt", "one , two\ttext\n\n another \n")
+    named = Columns("words", "more", "label")
+    for columns in (Columns(), named):
+        data = read_labelled(plain, columns=columns, labelled=False)
+        assert (data.texts, data.pairs) == (["one , two\ttext", "another"], None)
+    table = write("ratings_test.txt", "id\tdocument\tlabel\n7\tgood\t1\n8\t\t0\n")
+    data = read_labelled(table)
+    assert (data.texts, data.labels) == (["good", ""], ["1", "0"])
+
+
+@pytest.mark.parametrize("label", ["label", "stars"])
+def test_labels_that_are_not_asked_for_may_be_anything(write, label):
+    columns = Columns(label=None if label == "label" else label)
+    for content in (f"sentence\t{label}\ns\t\n", "sentence\tid\ns\t1\n"):
+        path = write("a.tsv", content)
+        data = read_labelled(path, columns=columns, labelled=False)
+        assert (data.texts, data.labels) == (["s"], None)
+
+
 def test_named_columns_must_exist(write):
     path = write("a.tsv", "sentence\tlabel\ns\t1\n")
     with pytest.raises(ConfigError, match=r"'sentense' .*Did you mean 'sentence'"):

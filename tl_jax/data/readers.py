@@ -82,7 +82,8 @@ def read_table(
     By the name's ending: ``.tsv`` (a header, fields between tabs; quotes are text),
     ``.csv`` (RFC 4180 with a header), ``.jsonl`` (one object a line), ``.json`` (a list
     of objects, or one under ``"data"``), ``.txt`` (a text a line, in the column
-    ``text``); ``tfds:NAME/CONFIG[:SPLIT]`` is a data set of TFDS
+    ``text``; as ``.tsv`` where its first line names usual columns, as in NSMC's
+    ratings_test.txt); ``tfds:NAME/CONFIG[:SPLIT]`` is a data set of TFDS
     (:mod:`tl_jax.data.tfds`). All files are UTF-8; U+FEFF is dropped at the start
     of a file and kept elsewhere.
 
@@ -106,6 +107,7 @@ def read_labelled(
     files: str | Path | Sequence[str | Path],
     *,
     columns: Columns = USUAL_COLUMNS,
+    labelled: bool = True,
     on_bad: str = "raise",
     max_bad: int = 100,
     data_dir: str | Path | None = None,
@@ -118,7 +120,8 @@ def read_labelled(
 
     Args:
       files: As for :func:`read_table`, as are the arguments not named here.
-      columns: Where texts and labels stand.
+      columns: Where texts and labels stand; the lines of a ``.txt`` have no names.
+      labelled: False: labels are not read, whatever stands in their column.
 
     Raises:
       ConfigError: A named column is not there.
@@ -127,10 +130,12 @@ def read_labelled(
     """
     problems = Problems(on_bad, max_bad)
     table = _read_table(files, problems, data_dir, finish=False)
+    plain = all(name.lower().endswith(".txt") for name in table.files)
+    if plain and list(table.columns) == ["text"]:
+        columns = replace(columns, text=None, pair=None)
     text, pair = _text_columns(table, columns.text, columns.pair)
-    label = columns.label or next(
-        (name for name in LABEL_COLUMNS if name in table.columns), None
-    )
+    usual = (name for name in LABEL_COLUMNS if name in table.columns)
+    label = (columns.label or next(usual, None)) if labelled else None
     names = tuple(name for name in (text, pair, label) if name is not None)
     kept: list[int] = []
     for i, row in enumerate(zip(*map(table.column, names), strict=True)):
@@ -168,7 +173,8 @@ def require_labels(rows: LabelledTexts) -> list[str]:
     if rows.labels is None:
         raise DataError(
             f"{rows.places[0]}: there is no label column. Recognised are "
-            f"{', '.join(LABEL_COLUMNS)}; else name it by --label-column."
+            f"{', '.join(LABEL_COLUMNS)}; others are named to finetune, by "
+            "--label-column."
         )
     return rows.labels
 
@@ -258,13 +264,16 @@ def _read_one(
     }
     if path.is_dir():
         raise DataError(f"{path}: is a folder; name a file in it.")
-    if path.suffix.lower() not in kinds:
+    ending = path.suffix.lower()
+    if ending not in kinds:
         raise DataError(
             f"{path}: the format is told from the name's ending, and {path.suffix!r} "
             f"is none of {' '.join(kinds)}."
         )
     text = read_text(path)
-    header, rows = kinds[path.suffix.lower()](text, str(path))
+    if ending == ".txt" and _names_columns(text):
+        ending = ".tsv"
+    header, rows = kinds[ending](text, str(path))
     columns: list[list[str | None]] = [[] for _ in header]
     where: list[tuple[int, int]] = []
     for line, row in rows:
@@ -278,3 +287,11 @@ def _read_one(
             column.append(value)
         where.append((0, line))
     return Table(dict(zip(header, columns, strict=True)), (str(path),), where)
+
+
+def _names_columns(text: str) -> bool:
+    """True if the first line is a header between tabs, with a usual text column."""
+    names = [name.strip() for name in text.split("\n", 1)[0].split("\t")]
+    usual = {*TEXT_COLUMNS, *(name for pair in PAIR_COLUMNS for name in pair)}
+    words = all(name.isidentifier() for name in names)
+    return words and len(names) > 1 and not usual.isdisjoint(names)

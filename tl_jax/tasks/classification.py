@@ -192,13 +192,16 @@ class Classification:
     ) -> LabelledTexts:
         """Reads texts or pairs with their labels."""
         del part
-        rows = read_labelled(files, columns=self.columns, on_bad=on_bad)
+        rows = read_labelled(
+            files, columns=self.columns, labelled=labelled, on_bad=on_bad
+        )
         if labelled:
             require_labels(rows)
         if self.paired and rows.pairs is None:
             raise DataError(
                 f"{rows.places[0]}: these are single texts, and the task is about "
-                "pairs. Name both columns by --text-column and --pair-column."
+                "pairs. Columns of unusual names are named to finetune, by "
+                "--text-column and --pair-column."
             )
         return rows
 

@@ -131,7 +131,9 @@ class Regression:
     ) -> LabelledTexts:
         """Reads texts or pairs with their values."""
         del part
-        rows = read_labelled(files, columns=self.columns, on_bad=on_bad)
+        rows = read_labelled(
+            files, columns=self.columns, labelled=labelled, on_bad=on_bad
+        )
         if labelled:
             row_values(rows)
         return rows
