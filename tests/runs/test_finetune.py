@@ -200,7 +200,10 @@ def test_options_that_do_not_fit_are_told_before_training(
 ) -> None:
     with pytest.raises(error, match=message):
         finetune(replace(encoder_config, **change), tmp_path / "run")
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run" / "setup").exists()
+    with pytest.raises(error, match=message):
+        finetune_seeds(replace(encoder_config, **change), tmp_path / "runs", 2)
+    assert not (tmp_path / "runs" / "seeds.json").exists()
 
 
 def test_unknown_labels_in_dev_are_placed(

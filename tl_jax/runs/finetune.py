@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_jax.files.atomic import read_json, sweep, write_json
-from tl_jax.files.errors import ConfigError
+from tl_jax.files.errors import ConfigError, TlJaxError
 from tl_jax.files.locks import hold
 from tl_jax.metrics.bootstrap import spread
 from tl_jax.models.compose import Params
@@ -71,6 +71,7 @@ def finetune(
         with exit_on_signal("nothing had been trained"):
             sweep(out)
             job, params = prepare(config)
+            training_of(job)  # what does not fit is told before there is a run
             write_setup(out, job.setup, job.text)
         return _train(job, out, params, display)
 
@@ -92,7 +93,12 @@ def finetune_seeds(
                 "or choose another --out."
             )
         write_json(out / SEEDS, {"seeds": seeds, "config": asdict(config)})
-    return _finish_seeds(config, out, seeds, set(), display)
+    try:
+        return _finish_seeds(config, out, seeds, set(), display)
+    except TlJaxError:
+        if not is_run(out / "seed-0"):  # nothing began that could be gone on with
+            (out / SEEDS).unlink()
+        raise
 
 
 def resume(run: Path, allowed: set[str] | None = None) -> dict[str, Any]:
