@@ -189,6 +189,10 @@ def test_a_nan_stops_and_names_the_examples(
         ({"pooling": "last"}, ConfigError, "pooler and mean"),
         ({"max_length": 64}, ConfigError, "32 positions"),
         ({"devices": 99}, ConfigError, "--devices 99"),
+        ({"epochs": 0, "patience": 0}, ConfigError, r"--epochs 0: .*--patience 0: "),
+        ({"learning_rate": -1.0}, ConfigError, "--learning-rate -1"),
+        ({"dropout": 1.5}, ConfigError, "--dropout 1.5"),
+        ({"vector_size": 0}, ConfigError, "--vector-size 0"),
     ],
 )
 def test_options_that_do_not_fit_are_told_before_training(

@@ -273,8 +273,10 @@ def test_damage_is_told_before_a_run_goes_on(run: Path, tmp_path: Path) -> None:
     [
         ({"text": ()}, ConfigError, "there is no text"),
         ({"text": (), "lines": ("x",)}, ConfigError, "--no-nsp"),
-        ({"from_weights": "x"}, ConfigError, "exclude each other"),
-        ({"steps": 0}, ConfigError, "at least one step"),
+        ({"from_weights": "x"}, ConfigError, "--config and --from exclude"),
+        ({"steps": 0}, ConfigError, "--steps 0"),
+        ({"batch_size": 0, "accumulate": 0}, ConfigError, "--accumulate 0"),
+        ({"learning_rate": -1.0}, ConfigError, "--learning-rate -1"),
         ({"seed": -1}, ConfigError, "--seed -1"),
         ({"text": ("nowhere.txt",)}, DataError, r"nowhere\.txt: there is no such"),
         ({"max_length": 64, "row_length": 64}, ConfigError, "32 positions"),

@@ -244,6 +244,7 @@ def test_damage_and_changes_are_told_before_a_run_goes_on(
         ({"cell_clip": -1.0}, ConfigError, "--cell-clip -1"),
         ({"filters": ((60, 3),)}, ConfigError, "wider than a word"),
         ({"dropout": 1.0}, ConfigError, "--dropout 1"),
+        ({"eval_every": 0}, ConfigError, "--eval-every 0"),
         ({"sampled": 99}, ConfigError, "vocabulary has 20 words"),
         ({"text": ("nowhere.txt",)}, DataError, r"nowhere\.txt: there is no such"),
         ({"batch_size": 6, "devices": 4}, ConfigError, "share so many streams"),

@@ -5,6 +5,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from tl_jax.files.errors import ConfigError
+from tl_jax.runs.ranges import out_of_range
+
 TaskName = Literal["classify", "pair", "regress", "span", "tag", "srl"]
 
 
@@ -137,6 +140,20 @@ class FinetuneConfig:
     on_bad: Literal["raise", "skip"] = "raise"
     allow_uncased: bool = False
     tensorboard: bool = False
+
+    def check(self) -> None:
+        """Refuses numbers that no run can have.
+
+        Raises:
+          ConfigError: All of them are named.
+        """
+        least = {"epochs": 1, "batch_size": 1, "max_length": 1, "accumulate": 1}
+        least |= {"devices": 1, "vector_size": 1, "hidden_size": 1, "max_words": 2}
+        least |= {"eval_every": 1, "save_every": 1, "patience": 1, "max_skipped": 0}
+        least |= {"learning_rate": 0, "weight_decay": 0, "clip": 0, "elmo_l2": 0}
+        problems = out_of_range(self, least, ("warmup", "dropout", "elmo_dropout"))
+        if problems:
+            raise ConfigError("Options that do not fit: " + "; ".join(problems) + ".")
 
 
 @dataclass(frozen=True)

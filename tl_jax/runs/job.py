@@ -72,6 +72,7 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
     Returns:
       The job, and its parameters with the pretrained ones in their places.
     """
+    config.check()
     task = task_of(config)
     parts = read_parts(config, task)
     train = parts["train"].rows

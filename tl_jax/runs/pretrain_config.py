@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tl_jax.files.errors import ConfigError
+from tl_jax.runs.ranges import out_of_range
 
 Size = Literal["tiny", "mini", "small", "base", "large"]
 
@@ -116,17 +117,18 @@ class PretrainBertConfig:
         if self.nsp and not self.text:
             problems.append("unrelated lines have no next sentence: add --no-nsp")
         if self.config and self.from_weights:
-            problems.append("--config and --from-weights exclude each other")
+            problems.append("--config and --from exclude each other")
         if self.lowercase and (self.tokenizer or self.from_weights):
             problems.append("--lowercase is for a vocabulary that is trained")
-        if self.epochs < 1 or (self.steps is not None and self.steps < 1):
-            problems.append("at least one step must be taken")
         if not 0 < self.mask_rate < 1:
             problems.append(f"--mask-rate {self.mask_rate}: between 0 and 1")
         if self.row_length is not None and self.row_length < self.max_length:
             problems.append(f"rows of {self.row_length} are shorter than --max-length")
-        if not 0 <= self.seed < 2**32:
-            problems.append(f"--seed {self.seed}: it must be 0 … 2**32 - 1")
+        least = {"epochs": 1, "steps": 1, "passes": 1, "batch_size": 1, "devices": 1}
+        least |= {"accumulate": 1, "max_predictions": 1, "eval_every": 1}
+        least |= {"save_every": 1, "max_skipped": 0, "learning_rate": 0}
+        least |= {"weight_decay": 0, "clip": 0}
+        problems += out_of_range(self, least, ("warmup", "short_rate"))
         if problems:
             raise ConfigError("Options that do not fit: " + "; ".join(problems) + ".")
 
@@ -224,21 +226,15 @@ class PretrainElmoConfig:
         least = {"projection": 1, "cell": 1, "layers": 1, "character_size": 1}
         least |= {"highways": 0, "cell_clip": 0, "projection_clip": 0, "clip": 0}
         least |= {"unroll": 1, "batch_size": 1, "vocab_size": 4, "epochs": 1}
-        least |= {"steps": 1, "sampled": 1, "max_characters": 3}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value < float("inf"):
-                shown = name.replace("_", "-")
-                problems.append(f"--{shown} {value}: it must be {low} or more")
-        if not 0 <= self.dropout < 1:
-            problems.append(f"--dropout {self.dropout}: from 0 to below 1")
+        least |= {"steps": 1, "sampled": 1, "max_characters": 3, "devices": 1}
+        least |= {"eval_every": 1, "save_every": 1, "max_skipped": 0}
+        least |= {"learning_rate": 0}
+        problems += out_of_range(self, least, ("dropout", "warmup"))
         widths = [width for width, _ in self.filters]
         if not widths or min(map(min, self.filters)) < 1:
             problems.append("--filters: there is none, or one of no width or number")
         elif max(widths) > self.max_characters:
             problems.append("--filters: one is wider than a word has characters")
-        if not 0 <= self.seed < 2**32:
-            problems.append(f"--seed {self.seed}: it must be 0 … 2**32 - 1")
         if problems:
             raise ConfigError("Options that do not fit: " + "; ".join(problems) + ".")
 
