@@ -64,9 +64,11 @@ def test_errors_leave_with_their_code_and_without_a_traceback(
 def test_a_run_that_is_not_there(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    code, _, err = leave(capsys, "verify", tmp_path / "nothing")
-    assert code == 2
-    assert "not a run directory" in err
+    for folder in (tmp_path / "nothing", tmp_path):
+        code, _, err = leave(capsys, "verify", folder)
+        assert code == 2
+        assert "not a run directory" in err
+        assert "Did you mean" not in err
 
 
 def test_features_are_named_by_line_and_hold_the_layers(

@@ -87,6 +87,8 @@ def test_a_run_learns_and_everything_in_it_agrees(
     assert right == best[0]
     assert output.read_bytes() == (run / "predictions" / "dev.jsonl").read_bytes()
     assert len(opened.verify(run)) == 2
+    with pytest.raises(ConfigError, match=r"--part dev: .* by --split"):
+        opened.evaluate(run, str(tiny / "dev.tsv"), part="dev")
 
 
 def test_verify_tells_of_other_data_and_of_other_predictions(

@@ -118,8 +118,13 @@ def evaluate(
 
     Returns:
       ``{"metrics": {"accuracy": …, …}, "examples": n}``.
+
+    Raises:
+      ConfigError: A part is asked for, and the run's data are not cut by titles.
     """
     opened = open_run(run)
+    if part is not None and opened.setup.config.split is None:
+        raise ConfigError(f"--part {part}: {run} did not cut its data by --split.")
     read = read_part(data, part, opened.task, opened.setup.config)
     judged = opened.judge(read, labelled=True, batch_size=batch_size)
     return {"metrics": judged.metrics, "examples": len(read.rows)}

@@ -101,7 +101,7 @@ def read_setup(run: Path, allowed: set[str] | None = None) -> Setup:
     """
     if not is_run(run):
         near = ""
-        if run.parent.is_dir():
+        if run.parent.is_dir() and not run.exists():
             near = did_you_mean(run.name, (p.name for p in run.parent.iterdir()))
         inside = sorted(str(p.parent) for p in run.glob(f"*/{SETUP}"))
         hint = f" It holds the runs {', '.join(inside)}." if inside else near
