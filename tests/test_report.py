@@ -218,6 +218,7 @@ def write_run(run: Path, task: str, folder: Path) -> Path:
     setup = Setup(
         config=config,
         encoder={},
+        segments="ignore",
         labels=labels,
         plan=[],
         data={"train": part.fingerprint(), "dev": part.fingerprint()},

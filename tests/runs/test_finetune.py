@@ -195,6 +195,7 @@ def test_a_nan_stops_and_names_the_examples(
         ({"learning_rate": -1.0}, ConfigError, "--learning-rate -1"),
         ({"dropout": 1.5}, ConfigError, "--dropout 1.5"),
         ({"vector_size": 0}, ConfigError, "--vector-size 0"),
+        ({"dropout": 0.1, "units": "pieces"}, ConfigError, "--units and --dropout: no"),
     ],
 )
 def test_options_that_do_not_fit_are_told_before_training(

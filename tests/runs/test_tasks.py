@@ -34,6 +34,11 @@ def write_pairs(file: Path, count: int, seed: int, value: Callable[[str], str]) 
     return str(file)
 
 
+def lstm_over(weights: str) -> dict[str, Any]:
+    """A small LSTM, over vectors; an encoder has no such options."""
+    return {} if weights == "bert" else {"hidden_size": 16, "dropout": 0.1}
+
+
 def config_of(
     task: str, tiny: Path, tmp_path: Path, weights: str, value: Callable[[str], str]
 ) -> FinetuneConfig:
@@ -47,8 +52,7 @@ def config_of(
         learning_rate=2e-2 if weights == "vectors.txt" else 1e-2,
         epochs=6 if task == "regress" else 3,
         devices=1,
-        hidden_size=16,
-        dropout=0.1,
+        **lstm_over(weights),
     )
 
 
@@ -73,6 +77,10 @@ def test_pairs_are_learnt_scored_predicted_and_verified(
     unlabelled.write_text("sentence1\tsentence2\na good film\tis bad\n")
     assert opened.predict(run, str(unlabelled), tmp_path / "out.jsonl") == 1
     record = json.loads((tmp_path / "out.jsonl").read_text())
+    single = tmp_path / "single.tsv"
+    single.write_text("sentence\na good film\n")
+    with pytest.raises(DataError, match=r"single\.tsv.*: these are single texts"):
+        opened.predict(run, str(single), tmp_path / "single.jsonl")
     if task == "pair":
         assert record["label"] == "different"
         assert set(record["probabilities"]) == {"different", "same"}
@@ -163,8 +171,7 @@ def test_tokens_are_learnt_scored_predicted_and_verified(
         learning_rate=1e-2 if weights == "bert" else 2e-2,
         epochs=4,
         devices=1,
-        hidden_size=16,
-        dropout=0.1,
+        **lstm_over(weights),
     )
     run = tmp_path / "run"
     metrics = finetune(replace(config, **options), run)["parts"]["dev"]["metrics"]

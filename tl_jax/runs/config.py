@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tl_jax.files.errors import ConfigError
-from tl_jax.runs.ranges import out_of_range
+from tl_jax.runs.options import out_of_range
 
 TaskName = Literal["classify", "pair", "regress", "span", "tag", "srl"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tl_jax.runs.config import FinetuneConfig
-from tl_jax.tasks.task import Task
+from tl_jax.tasks.task import Segments, Task
 
 # What tells where rows came from, not what they hold.
 ORIGIN = (
@@ -60,6 +60,11 @@ def read_part(
     """Reads files as one part (train, dev, test) of a run's data, or as a whole."""
     rows = task.read(name, part, on_bad=config.on_bad, labelled=labelled)
     return Part(name if isinstance(name, str) else " ".join(name), rows)
+
+
+def kind_of_texts(segments: Segments) -> str:
+    """Says what a task's rows are, by what segment ids mean in them."""
+    return "pairs" if segments == "compare" else "single texts"
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ from tl_jax.models.batch import Array
 from tl_jax.models.compose import Params, flatten_paths
 from tl_jax.models.elmo_encoder import CHARACTERS, Elmo, ElmoEncoderConfig
 from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.options import given
 from tl_jax.tasks.task import Segments
 from tl_jax.text.characters import NO_WORDS, SpeltWords, Splits, vector_words
 from tl_jax.text.encodings import TextEncoder
@@ -125,13 +126,10 @@ def settle_elmo(config: FinetuneConfig) -> FinetuneConfig:
 
 def refuse_elmo_options(config: FinetuneConfig) -> None:
     """Raises a ConfigError if options of ELMo are given with other weights."""
-    names = (*_DEFAULTS, "vectors", "elmo_norm")
-    given = [name for name in names if getattr(config, name) not in (None, False)]
-    if given:
-        told = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+    if flags := given(config, (*_DEFAULTS, "vectors", "elmo_norm")):
         raise ConfigError(
-            f"{told}: of ELMo, and --weights {config.weights} is no folder with "
-            "options.json and an HDF5 file."
+            f"{' and '.join(flags)}: of ELMo, and --weights {config.weights} is no "
+            "folder with options.json and an HDF5 file."
         )
 
 

@@ -20,6 +20,7 @@ from tl_jax.models.elmo_encoder import Elmo, ElmoEncoderConfig
 from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.elmo import RANDOM, elmo_stages, load_elmo_encoder, refuse_elmo_options
+from tl_jax.runs.options import given
 from tl_jax.tasks.task import Segments
 from tl_jax.text.characters import SPELLING_FILE, SpeltWords
 from tl_jax.text.hangul import check_hangul
@@ -32,6 +33,9 @@ from tl_jax.transfer.presets import named_plan
 Encoder = Bert | WordVectors | Elmo
 TextEncoder = Tokenizer | WordVocabulary | SpeltWords
 WORDS = "words.json"
+# Options of vectors that are drawn at random, and of the LSTM over any vectors.
+_DRAWN = ("units", "vector_size")
+_LSTM = ("hidden_size", "dropout", "max_words")
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def load_representation(
 def _load_encoder(
     config: FinetuneConfig, folder: Path, texts: Sequence[str]
 ) -> Representation:
+    _refuse(config, (*_DRAWN, *_LSTM), "pretrained encoders, which have their own")
     pooling = config.pooling or "pooler"
     if pooling not in ("pooler", "mean"):
         raise ConfigError(f"--pooling {pooling}: encoders have pooler and mean.")
@@ -120,6 +125,7 @@ def _load_vectors(
             "*.safetensors (Hugging Face), options.json and *.hdf5 (ELMo), or *.npy "
             "and *.parquet (word vectors)."
         )
+    _refuse(config, _DRAWN, "vectors that are read, which have their own")
     words = WordVocabulary.build(texts, max_size=config.max_words)
     known = 0
     random = config.plan == "random"
@@ -136,6 +142,11 @@ def _load_vectors(
         f"{known:,} of the data's {len(words):,} words among them"
     )
     return Representation(encoder, weights, vocabulary, told)
+
+
+def _refuse(config: FinetuneConfig, names: Sequence[str], whom: str) -> None:
+    if flags := given(config, names):
+        raise ConfigError(f"{' and '.join(flags)}: no option of {whom}.")
 
 
 def _draw_vectors(

@@ -9,11 +9,12 @@ import jax
 from tl_jax.files.atomic import read_json
 from tl_jax.files.errors import (
     ConfigError,
+    DataError,
     IntegrityError,
     VerificationError,
 )
 from tl_jax.models.compose import Model, Params
-from tl_jax.runs.data import Part, read_part
+from tl_jax.runs.data import Part, kind_of_texts, read_part
 from tl_jax.runs.elmo_cache import remember_states
 from tl_jax.runs.encoders import TextEncoder, rebuild
 from tl_jax.runs.folder import (
@@ -64,6 +65,11 @@ class OpenRun:
     ) -> Judged:
         """Predicts every row of ``part``, and scores it by its labels if it has any."""
         config, labels = self.setup.config, self.setup.labels
+        if (kind := self.task.segments(part.rows)) != self.setup.segments:
+            raise DataError(
+                f"{part.name}: these are {kind_of_texts(kind)}; the run learnt from "
+                f"{kind_of_texts(self.setup.segments)}."
+            )
         if labelled:
             self.task.check(part.rows, labels)
         encoded = encode_rows(

@@ -24,6 +24,7 @@ from tl_jax.files.errors import ConfigError, IntegrityError, did_you_mean
 from tl_jax.files.manifest import verify_manifest, write_manifest
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.encoders import TextEncoder, load_text_encoder, save_text_encoder
+from tl_jax.tasks.task import Segments
 
 SETUP = "setup"
 RUN_FILE = "run.json"
@@ -41,6 +42,7 @@ class Setup:
     Attributes:
       config: The options, settled.
       encoder: Kind and sizes of the encoder.
+      segments: What segment ids mean in the data: compare, the texts of a pair.
       labels: The classes, in the order of the logits.
       plan: The transfer plan's stages.
       data: Name, number of examples and SHA-256 of each part of the data.
@@ -50,6 +52,7 @@ class Setup:
 
     config: FinetuneConfig
     encoder: dict[str, Any]
+    segments: Segments
     labels: tuple[str, ...]
     plan: list[dict[str, Any]]
     data: dict[str, dict[str, Any]]

@@ -17,7 +17,7 @@ from tl_jax.models.bert import Bert, require_segments
 from tl_jax.models.compose import Model, Params, compose, init_from
 from tl_jax.models.elmo_encoder import Elmo
 from tl_jax.runs.config import FinetuneConfig
-from tl_jax.runs.data import Part, read_part
+from tl_jax.runs.data import Part, kind_of_texts, read_part
 from tl_jax.runs.elmo import mix_penalty, settle_elmo, spelt
 from tl_jax.runs.elmo_cache import remember_states
 from tl_jax.runs.encoders import (
@@ -77,9 +77,8 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
     parts = read_parts(config, task)
     train = parts["train"].rows
     labels = task.labels(train)
-    representation = load_representation(
-        config, task.texts(train), task.segments(train)
-    )
+    segments = task.segments(train)
+    representation = load_representation(config, task.texts(train), segments)
     tell(representation.told)
     config = _settle(config, task, representation)
     model = build_model(representation.encoder, task, labels)
@@ -99,6 +98,7 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
     setup = Setup(
         config=config,
         encoder=describe(representation.encoder),
+        segments=segments,
         labels=labels,
         plan=stages_to_json(stages_of(config, representation.encoder, params)),
         data={name: part.fingerprint() for name, part in parts.items()},
@@ -132,8 +132,7 @@ def read_parts(config: FinetuneConfig, task: Task) -> dict[str, Part]:
     kinds = {part: task.segments(read.rows) for part, read in parts.items()}
     if len(set(kinds.values())) > 1:
         told = ", ".join(
-            f"{part}: {'pairs' if kind == 'compare' else 'single texts'}"
-            for part, kind in kinds.items()
+            f"{part}: {kind_of_texts(kind)}" for part, kind in kinds.items()
         )
         raise ConfigError(f"The parts of the data are of different kinds ({told}).")
     return parts

@@ -1,10 +1,9 @@
 """From a run's options to its task."""
 
-from dataclasses import fields
-
 from tl_jax.data.readers import Columns
 from tl_jax.files.errors import ConfigError
 from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.options import given
 from tl_jax.tasks.classification import Classification
 from tl_jax.tasks.regression import Regression
 from tl_jax.tasks.span_qa import SpanQa
@@ -65,11 +64,11 @@ def task_of(config: FinetuneConfig) -> Task:
 
 
 def _refuse_foreign(config: FinetuneConfig) -> None:
-    defaults = {field.name: field.default for field in fields(config)}
     foreign = [
-        f"--{name.replace('_', '-')} (of {', '.join(tasks)})"
+        f"{flag} (of {', '.join(tasks)})"
         for name, tasks in BELONGS.items()
-        if config.task not in tasks and getattr(config, name) != defaults[name]
+        for flag in given(config, [name])
+        if config.task not in tasks
     ]
     if foreign:
         raise ConfigError(f"{config.task} has no {' and no '.join(foreign)}.")

@@ -1,7 +1,8 @@
-"""The values that the numbers among a run's options may have."""
+"""What the options of a run may be."""
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
 
@@ -27,6 +28,12 @@ def out_of_range(
     if not 0 <= config.seed < 2**32:
         problems.append(f"--seed {config.seed}: it must be 0 … 2**32 - 1")
     return problems
+
+
+def given(config: Any, names: Iterable[str]) -> list[str]:
+    """Lists those of some options that are not left at their defaults, as flags."""
+    defaults = {field.name: field.default for field in fields(config)}
+    return [_flag(name) for name in names if getattr(config, name) != defaults[name]]
 
 
 def _flag(name: str) -> str:
