@@ -8,8 +8,9 @@ by AdaGrad as in the official `glove.c`: accumulators begin at 1 and take up *st
 (rate times gradient), each used before it is added; the gradients of vectors are
 clipped to ±100, while those of biases are neither clipped nor scaled by the rate.
 
-A step takes many entries at once where the original takes one; a row that is in
-several of them moves by their mean, for the biases' rate of 1 allows no sum.
+A step takes many entries at once where the original takes one. A row that is in several
+of them moves by their sum, and for each of them its accumulators hold the other ones
+already: that keeps the sum within bounds, and the loss is that of the original.
 """
 
 from typing import Any
@@ -88,12 +89,18 @@ def train_step(
     both = jnp.tile(weighted, 2)[:, None]
     slopes = both * jnp.concatenate([context, word])[:, :-1]
     moves = jnp.concatenate([rate * jnp.clip(slopes, -CLIP, CLIP), both], axis=1)
-    each = jnp.zeros(2 * vocabulary).at[rows].add(jnp.tile(real, 2) * 1.0)
-    share = 1 / jnp.maximum(each[rows], 1)[:, None]
-    scaled = share * moves * jax.lax.rsqrt(state["squares"][rows])
+    squares = moves * moves
+    # One place for all entries of a row: no table as large as the weights is made.
+    place = jnp.zeros(2 * vocabulary, jnp.int32).at[rows].set(jnp.arange(len(rows)))
+    place = place[rows]
+    others = jnp.zeros_like(squares).at[place].add(squares)[place] - squares
+    several = jnp.zeros(2 * vocabulary).at[rows].add(1.0)[rows] > 1
+    # What rounding leaves of a difference of equal numbers is nothing.
+    others = jnp.where(several[:, None], jnp.maximum(others, 0), 0)
+    before = state["squares"][rows] + others
     state = {
-        "weights": state["weights"].at[rows].add(-scaled),
-        "squares": state["squares"].at[rows].add(share * moves * moves),
+        "weights": state["weights"].at[rows].add(-moves * jax.lax.rsqrt(before)),
+        "squares": state["squares"].at[rows].add(squares),
     }
     return state, (0.5 * (weighted * error).sum(), real.sum().astype(np.float32))
 

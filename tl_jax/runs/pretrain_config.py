@@ -257,7 +257,8 @@ class PretrainVectorsConfig:
         Default: 0.025; for glove 0.05.
       negatives: skipgram: words drawn against each pair.
       sample: skipgram: words of a higher frequency are thinned out; 0 thins out none.
-      x_max: glove: co-occurrences from here on weigh the same.
+      x_max: glove: co-occurrences from here on weigh the same. Of a text of some
+        million words hardly any reach 100, and 10 is the better value.
       alpha: glove: exponent of the weights of those below.
       memory: glove: megabytes to count co-occurrences in; the rest goes to disk.
       seed: Keys all that is drawn.
