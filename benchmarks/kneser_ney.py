@@ -1,6 +1,6 @@
 """Perplexity of an interpolated, modified Kneser-Ney model, to measure ELMo's biLM by.
 
-    python benchmarks/kneser_ney.py --text FILE … --dev FILE … --vocabulary FILE
+    python benchmarks/kneser_ney.py --run RUN
 
 Chen & Goodman 1998 (TR-10-98), section 3: for a word w after a history h ::
 
@@ -11,14 +11,16 @@ three values, for counts of 1, 2 and more, from the counts of counts; γ(h) is w
 take. The longest n-grams are counted as they are, shorter ones by the number of words
 before them, but for those that begin a sentence: nothing stands before them.
 
-Both directions are scored on the same words: forward, and on the text reversed.
-Sentences, words and vocabulary are those of `tl-jax pretrain elmo`, which writes
-``vocabulary.txt`` into its run; as there ``</S>`` is predicted and ``<S>`` is not.
+RUN is one of `tl-jax pretrain elmo` with held-out text. Both models read what that run
+has numbered, so their sentences, vocabulary and <UNK> are the same; so are the words
+that they are scored on, one more than a sentence has, in both directions: ``</S>``
+forward, which backward, on the text reversed, stands for the ``<S>`` that the biLM
+predicts there. The biLM sees the sentences before (or after), too; the n-grams do not.
 """
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +29,12 @@ import numpy as np
 import tyro
 from jaxtyping import Bool, Float64, Int64
 
-from tl_jax.data.documents import read_documents
+from tl_jax.data.word_text import WordText, open_words
+from tl_jax.files.atomic import read_json
 from tl_jax.files.errors import DataError
-from tl_jax.text.characters import Splits, split
-from tl_jax.text.vocabulary import BEGIN_ID, END_ID, SPECIALS, UNKNOWN_ID
+from tl_jax.runs.folder import RESULTS
+from tl_jax.runs.pretraining import DATA
+from tl_jax.text.vocabulary import BEGIN_ID, END_ID, UNKNOWN_ID
 
 
 class Text(NamedTuple):
@@ -75,7 +79,7 @@ class Order(NamedTuple):
     rest: Float64[np.ndarray, " H"]
 
 
-def frame(sentences: Iterable[Sequence[int]]) -> Text:
+def frame(sentences: Iterable[Sequence[int] | np.ndarray]) -> Text:
     """Lays sentences of numbered words end to end."""
     framed = [np.array([BEGIN_ID, *sentence, END_ID]) for sentence in sentences]
     return Text(
@@ -174,47 +178,36 @@ class Config:
     """Options of the benchmark.
 
     Attributes:
-      text: Files to learn from.
-      dev: Files to score on.
-      vocabulary: A word a line, first <S>, </S> and <UNK>.
-      splits: How sentences become words, as of `tl-jax pretrain elmo`.
+      run: Of `tl-jax pretrain elmo`, with --dev.
       order: The longest n-grams.
     """
 
-    text: tuple[str, ...]
-    dev: tuple[str, ...]
-    vocabulary: Path
-    splits: Splits = "words"
+    run: Path
     order: int = 5
 
 
-def read(
-    files: Sequence[str], numbers: Mapping[str, int], splits: Splits
-) -> list[list[int]]:
-    """Reads the sentences of text files as numbers of their words."""
-    found = [
-        [numbers.get(word, UNKNOWN_ID) for word in split(sentence, splits)]
-        for document in read_documents(files)
-        for sentence in document.segments
-    ]
-    return [sentence for sentence in found if sentence]
+def sentences(text: WordText) -> list[Int64[np.ndarray, "_"]]:
+    """The words of each sentence as the model knows them."""
+    known = np.where(text.tokens < text.vocab_size, text.tokens, UNKNOWN_ID)
+    begins = np.flatnonzero(text.tokens == BEGIN_ID)
+    return [part[1:] for part in np.split(known.astype(np.int64), begins[1:])]
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Returns perplexities, of both directions, and what they were measured on."""
-    words = config.vocabulary.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    if tuple(words[: len(SPECIALS)]) != SPECIALS:
-        raise DataError(f"{config.vocabulary}: must begin by {', '.join(SPECIALS)}.")
-    # A special word that stands in the text is none there.
-    numbers = {w: number for number, w in enumerate(words) if w not in SPECIALS}
-    parts = [read(f, numbers, config.splits) for f in (config.text, config.dev)]
-    found: dict[str, Any] = {"vocabulary": len(words), "order": config.order}
+    """Returns perplexities of both directions, and the run's own if it has ended."""
+    if not (config.run / DATA / "dev").is_dir():
+        raise DataError(
+            f"{config.run}: no run of `tl-jax pretrain elmo` with held-out text, which "
+            "--dev FILES give it."
+        )
+    texts = [open_words(config.run / DATA / part) for part in ("train", "dev")]
+    vocabulary = texts[0].vocab_size
+    found: dict[str, Any] = {"vocabulary": vocabulary, "order": config.order}
     for name, step in (("forward", 1), ("backward", -1)):
         began = time.perf_counter()
-        text, dev = ([line[::step] for line in part] for part in parts)
-        model = train(frame(text), len(words), config.order)
-        scored = frame(dev)
-        given = probabilities(model, scored)[scored.places > 0]
+        text, scored = (frame(s[::step] for s in sentences(part)) for part in texts)
+        given = probabilities(train(text, vocabulary, config.order), scored)
+        given = given[scored.places > 0]
         found[name] = {
             "perplexity": float(np.exp(-np.log(given).mean())),
             "seconds": time.perf_counter() - began,
@@ -223,6 +216,8 @@ def main(config: Config) -> dict[str, Any]:
             "tokens": len(given),
             "unknown": float((scored.words == UNKNOWN_ID).sum() / len(given)),
         }
+    if (config.run / RESULTS).exists():
+        found["elmo"] = read_json(config.run / RESULTS)["dev"]
     return found
 
 

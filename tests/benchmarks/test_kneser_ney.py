@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tl_jax.data.word_stream import BACKWARD, FORWARD, WordStream
 from tl_jax.files.errors import DataError
-from tl_jax.text.vocabulary import END_ID, UNKNOWN_ID
+from tl_jax.runs.pretrain_config import PretrainElmoConfig
+from tl_jax.runs.pretrain_elmo_setup import prepare_text
+from tl_jax.text.vocabulary import BEGIN_ID, END_ID, UNKNOWN_ID
 
 FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "kneser_ney.py"
 VOCABULARY = 9
@@ -128,25 +131,58 @@ def test_the_probabilities_after_any_history_sum_to_one(kneser_ney):
         assert found[text.places == len(history) + 1].sum() == pytest.approx(1, 1e-9)
 
 
-def test_both_directions_are_scored_on_the_same_words(kneser_ney, tmp_path):
-    text, dev = tmp_path / "text.txt", tmp_path / "dev.txt"
-    text.write_text("the cat sat on the mat\nthe dog sat\n" * 20)
-    dev.write_text("the cat sat\nthe bird sat on the dog\n")
-    words = tmp_path / "vocabulary.txt"
-    words.write_text("\n".join(["<S>", "</S>", "<UNK>", "the", "cat", "sat", "on"]))
-    config = kneser_ney.Config((str(text),), (str(dev),), words)
-    found = kneser_ney.main(config)
-    assert found["tokens"] == 3 + 6 + 2
-    assert found["unknown"] == 2 / 11
-    assert found["forward"]["perplexity"] < 7 > found["backward"]["perplexity"]
-    # Backward is forward on reversed text.
-    for file in (text, dev):
-        lines = file.read_text().splitlines()
-        told = (" ".join(reversed(line.split())) for line in lines)
-        file.write_text("\n".join(told) + "\n")
-    turned = kneser_ney.main(config)
+def prepared_run(out, text, dev, vocab_size):
+    """What `tl-jax pretrain elmo` has prepared before its first step."""
+    files = out.parent / "text.txt", out.parent / "dev.txt"
+    for file, lines in zip(files, (text, dev), strict=True):
+        file.write_text("\n".join(lines) + "\n")
+    given = (str(files[0]),), (), (str(files[1]),)
+    config = PretrainElmoConfig(*given, splits="spaces", vocab_size=vocab_size)
+    return prepare_text(config, out)
+
+
+def test_a_run_by_hand_on_the_words_that_the_bilm_is_scored_on(kneser_ney, tmp_path):
+    """The text of `test_a_text_by_hand`, by way of files."""
+    dev = ["a b", "new", "", "a <S>"]
+    parts = prepared_run(tmp_path / "run", ["a b a", "a c"], dev, 100)
+    found = kneser_ney.main(kneser_ney.Config(tmp_path / "run", order=2))
+    single = np.array([0, 1 / 6, 0, 1 / 6, 0.5 / 6, 0.5 / 6]) + 3 / 6 * 1 / 5
+    first, second = 1 / 2 + 1 / 2 * single[3], 0.5 / 3 + 1.5 / 3 * single[4]
+    lost, end, nothing = single[2] / 2, single[1], 1.5 / 3 * single[2]
+    every = [first, second, 0.5 * end, lost, end, first, nothing, end]
+    assert (found["vocabulary"], found["tokens"]) == (6, len(every))
+    assert found["unknown"] == 2 / 8
+    perplexity = np.exp(-np.mean(np.log(every)))
+    assert found["forward"]["perplexity"] == pytest.approx(perplexity, rel=1e-12)
+    # The biLM predicts these words, and backward <S> where that has </S>.
+    scored = kneser_ney.frame(kneser_ney.sentences(parts["dev"]))
+    words = scored.words[scored.places > 0].tolist()
+    stream = WordStream(parts["dev"], 3, 2)
+    batches = [stream.batch(n) for n in range(stream.steps_per_epoch)]
+    for way, last in ((FORWARD, END_ID), (BACKWARD, BEGIN_ID)):
+        seen = [b.targets[way][b.weights[way] > 0] for b in batches]
+        expected = [last if word == END_ID else word for word in words]
+        assert Counter(np.concatenate(seen).tolist()) == Counter(expected)
+    assert len(parts["dev"]) == found["tokens"]  # by which its perplexity divides
+
+
+def test_backward_is_forward_on_reversed_text(kneser_ney, tmp_path):
+    parts = [["the cat sat on the mat", "the dog sat"] * 20, ["the bird sat", "on it"]]
+    turned = [[" ".join(reversed(s.split())) for s in part] for part in parts]
+    found = []
+    for n, (text, dev) in enumerate((parts, turned)):
+        (tmp_path / str(n)).mkdir()
+        prepared_run(tmp_path / str(n) / "run", text, dev, 7)
+        found.append(kneser_ney.main(kneser_ney.Config(tmp_path / str(n) / "run")))
     for one, other in (("forward", "backward"), ("backward", "forward")):
-        assert turned[one]["perplexity"] == found[other]["perplexity"]
-    words.write_text("the\ncat\n")
-    with pytest.raises(DataError, match="must begin by <S>"):
-        kneser_ney.main(config)
+        assert found[0][one]["perplexity"] == found[1][other]["perplexity"]
+    assert found[0]["forward"]["perplexity"] != found[0]["backward"]["perplexity"]
+
+
+def test_the_perplexities_of_a_run_that_has_ended_stand_beside(kneser_ney, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(DataError, match="no run of `tl-jax pretrain elmo` with held"):
+        kneser_ney.main(kneser_ney.Config(run))
+    prepared_run(run, ["a b a", "a c"], ["a b"], 100)
+    (run / "results.json").write_text('{"dev": {"perplexity": 9.0}}')
+    assert kneser_ney.main(kneser_ney.Config(run))["elmo"] == {"perplexity": 9.0}

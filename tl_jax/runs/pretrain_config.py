@@ -257,8 +257,8 @@ class PretrainVectorsConfig:
         Default: 0.025; for glove 0.05.
       negatives: skipgram: words drawn against each pair.
       sample: skipgram: words of a higher frequency are thinned out; 0 thins out none.
-      x_max: glove: co-occurrences from here on weigh the same. Of a text of some
-        million words hardly any reach 100, and 10 is the better value.
+      x_max: glove: co-occurrences from here on weigh the same. Of texts of some million
+        words few reach 100; GloVe's own demo, on 17 million, takes 10.
       alpha: glove: exponent of the weights of those below.
       memory: glove: megabytes to count co-occurrences in; the rest goes to disk.
       seed: Keys all that is drawn.
