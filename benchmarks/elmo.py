@@ -2,24 +2,27 @@
 
     python benchmarks/elmo.py --text FILE [--train TSV --dev TSV]
 
-Pre-training: forward, backward and Adam on rows of words, with a full softmax that
-shares the words' vectors. Features: all layers of every line of FILE, one sentence a
-line, its words between spaces, from characters; the distinct words of a batch go once
-through the peer's character CNN, those of the file through ours. The peer has `nn.LSTM`
-with ``proj_size`` for each layer and direction, the same residual connection, and the
-fused Adam; it clips no cells, which ours does. Both sides have the same sizes, batches
-and number of threads, and take turns; medians are reported, compile time apart. With
---train and --dev, epochs of a classifier on frozen states are timed: the first one,
-which computes the states, and a later one, which reads them.
+Pre-training: the train step of `tl-jax pretrain elmo --input words` on windows of FILE:
+states carried on in both directions, dropout, the full softmax that shares the words'
+vectors, the clipped gradient, Adam. Features: all layers of every line of FILE, one
+sentence a line, its words between spaces, from characters; the distinct words of a
+batch go once through the peer's character CNN, those of the file through ours. The peer
+has `nn.LSTM` with ``proj_size`` for each layer and direction, the same residual
+connection, and the fused Adam; it clips no cells, which ours does. Both sides have the
+same sizes, batches and number of threads, and take turns; medians are reported, compile
+time apart. With --train and --dev, epochs of a classifier on frozen states are timed:
+the first one, which computes the states, and a later one, which reads them.
 Needs the extra ``peers``.
 """
 
 import json
+import math
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,22 +32,19 @@ import numpy as np
 import tyro
 from elmo_task import Sizes
 
-from tl_jax.data.examples import make_examples
-from tl_jax.data.packing import Layout, pack
 from tl_jax.interop.elmo import save_elmo
-from tl_jax.metrics.sums import Ratio, Sums
 from tl_jax.models.batch import Batch
 from tl_jax.models.compose import Params, init_module
-from tl_jax.models.elmo import BiLm, LanguageModel, neighbours
-from tl_jax.models.softmax import full_softmax
+from tl_jax.models.elmo import BiLm
 from tl_jax.report import markdown
+from tl_jax.runs import job as finetuning
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.elmo_features import stateless_states
 from tl_jax.runs.host_memory import keep_freed_memory
-from tl_jax.runs.job import prepare, training_of, with_states
+from tl_jax.runs.pretrain_elmo import Job, training_of
+from tl_jax.runs.pretrain_elmo_setup import build_model, prepare_text
+from tl_jax.runs.pretraining import EVERYTHING
 from tl_jax.training.loop import fit
-from tl_jax.training.placement import choose_placement
-from tl_jax.training.step import EVERYTHING, create_state, train_step
 
 
 @dataclass(frozen=True)
@@ -72,47 +72,28 @@ class Config:
     results: Path | None = None
 
 
+def reader(sizes: Sizes) -> tuple[BiLm, Any]:
+    """A biLM that reads characters, and parameters at random."""
+    bilm, ones = BiLm(sizes.reader()), np.ones((1, 2), np.int32)
+    spelt = np.ones((1, bilm.config.max_characters), np.int32)
+    return bilm, init_module(bilm, jax.random.key(0), ones, ones, spelt)
+
+
 class Ours:
     """This library: jitted steps on one CPU device."""
 
     name = "tl_jax"
 
-    def __init__(self, sizes: Sizes) -> None:
-        self.sizes = sizes
-        self.bilm, reader = BiLm(sizes.bilm("words")), BiLm(sizes.bilm("characters"))
-        ones, spelt = np.ones((1, 2), np.int32), np.ones((1, 50), np.int32)
-        key = jax.random.key(0)
-        self.reader = reader
-        self.read_params: Any = init_module(reader, key, ones, ones, spelt)
-        params = {
-            "bilm": init_module(self.bilm, key, ones, ones),
-            "bias": np.zeros(sizes.vocab_size, np.float32),
-        }
-        optimizer = EVERYTHING.optimizer(params, 1e-3, weight_decay=0.0, clip=None)
-        placement = choose_placement(count=1)
-        self.step = placement.train(train_step(self.loss, optimizer))
-        self.state = placement.replicate(create_state(params, optimizer))
+    def __init__(self, job: Job, sizes: Sizes) -> None:
+        training = training_of(job)
+        params = job.model.init(jax.random.key(0), training.stream.batch(0))
+        self.step = training.step(EVERYTHING[0], params)
+        self.state = training.placement.replicate(training.state(params))
+        self.layers = range(sizes.layers + 1)
+        self.reader, self.read_params = reader(sizes)
 
-    def loss(
-        self, params: Params, batch: Batch, key: Any = None, *, train: bool
-    ) -> Sums:
-        """½(forward + backward), the mean of −log p over both directions."""
-        del key, train
-        applied: Any = self.bilm.apply(
-            {"params": params["bilm"]}, batch.tokens, batch.example
-        )
-        features, _ = applied
-        head = LanguageModel(self.sizes.vocab_size, tied=True, dropout=0.0)
-        scores: Any = head.apply({"params": {"bias": params["bias"]}}, features, batch)
-        targets, inside = neighbours(batch.tokens, batch.example)
-        losses = full_softmax(scores.states, targets, scores.kernel, scores.bias)
-        return {"loss": Ratio((losses * inside).sum(), inside.sum().astype(float))}
-
-    def train(self, tokens: np.ndarray) -> float:
+    def train(self, batch: Batch) -> float:
         """Takes a step of pre-training; returns the loss."""
-        examples = make_examples(list(tokens))
-        layout = Layout(packed=False, max_length=tokens.shape[1])
-        batch = pack(examples, np.arange(len(tokens)), layout)
         self.state, sums = self.step(self.state, batch)
         return float(sums["loss"].total / sums["loss"].weight)
 
@@ -120,8 +101,7 @@ class Ours:
         self, sentences: Sequence[Sequence[str]], batch_size: int
     ) -> list[Any]:
         """Every layer's states of each sentence, between the boundaries."""
-        layers = range(self.sizes.layers + 1)
-        inputs = self.reader, self.read_params, sentences, layers, batch_size
+        inputs = self.reader, self.read_params, sentences, self.layers, batch_size
         found: list[Any] = [None] * len(sentences)
         for number, states in stateless_states(*inputs):
             found[number] = states
@@ -147,20 +127,34 @@ def compare(
     return [name, *rates, f"{theirs / ours:.2f} ×", f"{firsts[0] - ours:.1f} s"]
 
 
-def side_by_side(config: Config) -> Iterator[list[str]]:
+def full_windows(job: Job, count: int) -> list[Batch]:
+    """The first windows of a text that have a word everywhere, in both directions."""
+    stream = training_of(job).stream
+    batches = map(stream.batch, range(stream.steps_per_epoch))
+    full = (b for b in batches if all(w.all() for w in b.weights.values()))
+    return list(islice(full, count))
+
+
+def side_by_side(config: Config, scratch: Path) -> Iterator[list[str]]:
     """Pre-training and features on both sides."""
     from elmo_peer import Peer
 
-    sizes = config.sizes
-    sides: list[Any] = [Ours(sizes), Peer(sizes)]
+    options = config.sizes.pretraining(config.text)
+    parts = prepare_text(options, scratch)
+    vocabulary = len(parts["train"].vocabulary)
+    job = Job(options, build_model(options, vocabulary), parts)
+    peer = Peer(options, vocabulary, config.sizes.reader())
+    sides: list[Any] = [Ours(job, config.sizes), peer]
+    windows = [cycle(full_windows(job, config.repeats + 1)) for _ in sides]
+    steps = [
+        lambda side=side, own=own: side.train(next(own))
+        for side, own in zip(sides, windows, strict=True)
+    ]
+    shape = options.batch_size, options.unroll
+    name = "pre-training, {} × {}, {:,} words".format(*shape, vocabulary)
+    yield compare(name, steps, math.prod(shape), config.repeats)
     text = config.text.read_text(encoding="utf-8").splitlines()
     sentences = [line.split()[:128] for line in text if line.split()][: config.lines]
-    draw = np.random.default_rng(0)
-    shape = sizes.batch_size, sizes.unroll
-    tokens = np.minimum(draw.zipf(1.2, shape), sizes.vocab_size) - 1
-    name = "pre-training, {} × {}, {:,} words".format(*shape, sizes.vocab_size)
-    steps = [lambda side=side: side.train(tokens) for side in sides]
-    yield compare(name, steps, tokens.size, config.repeats)
     size = config.feature_batch
     reads = [lambda side=side: side.features(sentences, size) for side in sides]
     words = sum(map(len, sentences))
@@ -184,7 +178,7 @@ class Clock:
 
 def epoch_seconds(job: Any, params: Params) -> float:
     """The time of an epoch's steps, when all shapes are compiled."""
-    training, clock = training_of(job), Clock()
+    training, clock = finetuning.training_of(job), Clock()
     fit(training, training.state(params), display=clock)
     steps = training.stream.steps_per_epoch
     return clock.times[3 * steps - 1] - clock.times[2 * steps - 1]
@@ -197,10 +191,9 @@ def cached_epochs(config: Config) -> Iterator[list[str]]:
         os.environ["TL_JAX_CACHE"] = scratch
         folder = Path(scratch, "weights")
         folder.mkdir()
-        sides = Ours(config.sizes)
-        params = jax.tree.map(np.asarray, sides.read_params)
+        bilm, params = reader(config.sizes)
         files = folder / "options.json", folder / "weights.hdf5"
-        save_elmo(*files, sides.reader.config, params)
+        save_elmo(*files, bilm.config, jax.tree.map(np.asarray, params))
         options = FinetuneConfig(
             task="classify",
             train=(str(config.train),),
@@ -209,13 +202,13 @@ def cached_epochs(config: Config) -> Iterator[list[str]]:
             epochs=3,
             devices=1,
         )
-        job, params = prepare(options)
+        job, params = finetuning.prepare(options)
         each_step = epoch_seconds(job, params)
-        cold = seconds(lambda: with_states(job, params))
+        cold = seconds(lambda: finetuning.with_states(job, params))
         for file in Path(scratch, "elmo").rglob("MANIFEST.json"):
             file.unlink()
         began = time.perf_counter()
-        cached = with_states(job, params)
+        cached = finetuning.with_states(job, params)
         states = time.perf_counter() - began
         later = epoch_seconds(cached, params)
     examples = len(job.encoded["train"].examples)
@@ -239,7 +232,8 @@ def cached_epochs(config: Config) -> Iterator[list[str]]:
 def main(config: Config) -> None:
     """Prints the tables; appends the figures to the results file."""
     keep_freed_memory()
-    table = list(side_by_side(config))
+    with tempfile.TemporaryDirectory() as scratch:
+        table = list(side_by_side(config, Path(scratch)))
     print(markdown(("", "tl_jax", "torch", "ratio", "compiling"), table))
     if config.train is not None:
         epochs = list(cached_epochs(config))

@@ -1,9 +1,10 @@
 """What both sides of `elmo.py` compute: the sizes of the biLM, and the text."""
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 from tl_jax.models.elmo import ElmoConfig
+from tl_jax.runs.pretrain_config import PretrainElmoConfig
 
 _FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128))
 
@@ -16,7 +17,7 @@ class Sizes:
       projection: Width of a word and of one direction of a layer.
       cell: Width of an LSTM's cell.
       layers: LSTM layers.
-      vocab_size: Words that have an id.
+      vocab_size: Words that have an id, at most.
       batch_size: Rows of a step.
       unroll: Words of a row.
     """
@@ -28,15 +29,28 @@ class Sizes:
     batch_size: int = 64
     unroll: int = 32
 
-    def bilm(self, read: Literal["characters", "words"]) -> ElmoConfig:
-        """The configuration of a biLM that reads words by their characters or ids."""
-        return ElmoConfig(
-            input=read,
+    def pretraining(self, text: Path) -> PretrainElmoConfig:
+        """The options of `tl-jax pretrain elmo`, by words and the full softmax."""
+        return PretrainElmoConfig(
+            text=(str(text),),
+            input="words",
+            splits="spaces",
             vocab_size=self.vocab_size,
+            projection=self.projection,
+            cell=self.cell,
+            layers=self.layers,
+            unroll=self.unroll,
+            batch_size=self.batch_size,
+            steps=10_000,
+            devices=1,
+        )
+
+    def reader(self) -> ElmoConfig:
+        """The configuration of the biLM that gives features, from characters."""
+        return ElmoConfig(
             filters=_FILTERS,
             num_highways=1,
             projection_size=self.projection,
             cell_size=self.cell,
             num_layers=self.layers,
-            dropout=0.0,
         )

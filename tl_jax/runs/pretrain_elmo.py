@@ -60,7 +60,7 @@ KIND = "pretrain_elmo"
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
+class Job:
     """A run with all that it computes on."""
 
     config: PretrainElmoConfig
@@ -119,10 +119,10 @@ def resume_pretrain_elmo(
         return _course(job, run).take(run, params, display)
 
 
-def _set_up(config: PretrainElmoConfig, out: Path) -> tuple[_Job, Params]:
+def _set_up(config: PretrainElmoConfig, out: Path) -> tuple[Job, Params]:
     """Makes a run's data and first parameters, and writes down what it starts from."""
     parts = prepare_text(config, out)
-    job = _Job(config, build_model(config, len(parts["train"].vocabulary)), parts)
+    job = Job(config, build_model(config, len(parts["train"].vocabulary)), parts)
     told = {
         "kind": KIND,
         "config": asdict(config),
@@ -136,7 +136,7 @@ def _set_up(config: PretrainElmoConfig, out: Path) -> tuple[_Job, Params]:
     return job, params
 
 
-def _reopen(run: Path, allowed: set[str]) -> tuple[_Job, Params | None]:
+def _reopen(run: Path, allowed: set[str]) -> tuple[Job, Params | None]:
     """Loads a run as it was set up; its first parameters only if it has no others."""
     told = read_setup(run, KIND, allowed)
     options: dict[str, Any] = dict(told["config"])
@@ -146,12 +146,12 @@ def _reopen(run: Path, allowed: set[str]) -> tuple[_Job, Params | None]:
     parts = {name: open_words(run / DATA / name) for name in told["data"]}
     data = {"data": data_of(parts, run)}
     refuse_changes(run, {"data": told["data"]}, data, allowed)
-    job = _Job(config, build_model(config, len(parts["train"].vocabulary)), parts)
+    job = Job(config, build_model(config, len(parts["train"].vocabulary)), parts)
     fresh = not checkpoint.committed(run / CHECKPOINTS)
     return job, _initial(job) if fresh else None
 
 
-def _initial(job: _Job) -> Params:
+def _initial(job: Job) -> Params:
     """Draws the parameters of step 0.
 
     Raises:
@@ -163,7 +163,7 @@ def _initial(job: _Job) -> Params:
     return job.model.init(jax.random.key(job.config.seed), sample)
 
 
-def _course(job: _Job, run: Path) -> Course:
+def _course(job: Job, run: Path) -> Course:
     """How the run is trained to its end."""
     config = job.config
     training = training_of(job)
@@ -183,7 +183,7 @@ def _course(job: _Job, run: Path) -> Course:
     )
 
 
-def training_of(job: _Job) -> Training:
+def training_of(job: Job) -> Training:
     """What is trained on what, and how."""
     config = job.config
     placement = devices_of(config)
@@ -205,7 +205,7 @@ def training_of(job: _Job) -> Training:
     )
 
 
-def _introduce(job: _Job, training: Training, run: Path) -> None:
+def _introduce(job: Job, training: Training, run: Path) -> None:
     """Shows what is trained on what, where, before it begins."""
     c = job.config
     softmax = f"{c.sampled:,} sampled" if c.sampled else "the full softmax"
@@ -225,7 +225,7 @@ def _introduce(job: _Job, training: Training, run: Path) -> None:
     tell(f"{training.placement.kind} on {len(devices)} × {kind}; run directory {run}")
 
 
-def _evaluate(job: _Job, training: Training, stop: StopRequest) -> Evaluate:
+def _evaluate(job: Job, training: Training, stop: StopRequest) -> Evaluate:
     """Scores parameters on the dev text: every word once in each direction."""
     stream = job.stream("dev", training.placement)
 
@@ -258,7 +258,7 @@ def perplexities(forward: float, backward: float) -> dict[str, float]:
 
 
 def _finish(
-    job: _Job, run: Path, params: Params, steps: int, dev: dict[str, float]
+    job: Job, run: Path, params: Params, steps: int, dev: dict[str, float]
 ) -> dict[str, Any]:
     """Exports the model and stores the results."""
     folder = run / MODEL
