@@ -8,16 +8,20 @@ from typing import Any
 
 import h5py
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import farthest, same_bits
 from processes import fingerprint
 from tiny_runs import WORDS, StopAt, write_documents
 
 from tl_jax.cli import main
+from tl_jax.data.word_stream import WordStream
+from tl_jax.data.word_text import open_words, prepare_words
 from tl_jax.files.errors import ConfigError, DataError, IntegrityError, WeightsError
 from tl_jax.interop.elmo import load_elmo
-from tl_jax.models.elmo import BiLm, ElmoConfig, zero_carry
+from tl_jax.models.elmo import BiLm, ElmoConfig, Rows, zero_carry
 from tl_jax.perplexities import curves
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.evaluate import verify
@@ -97,6 +101,94 @@ def test_a_run_learns_and_tells(run: Path) -> None:
     words = (run / "model" / "vocabulary.txt").read_text().split("\n")
     assert tuple(words[:3]) == SPECIALS
     assert set(words[3:-1]) <= {*WORDS, "."}
+
+
+def test_perplexities_are_those_of_whole_streams_read_at_once(
+    run: Path, config: PretrainElmoConfig
+) -> None:
+    """Of held-out text, from its file: no windows, no carry, no padding."""
+    model = run / "model"
+    bilm, params = load_elmo(model / "options.json", model / "lm_weights.hdf5")
+    path = latest(run / "checkpoints")
+    assert path is not None
+    head: Any = {"bias": np.zeros(20, np.float32)}
+    head = restore(path, {"params": {"head": head}}, subset=True)["params"]["head"]
+    words = (model / "vocabulary.txt").read_text().split("\n")[:-1]
+    number = {word: n for n, word in enumerate(words)}
+    lines = filter(None, Path(config.dev[0]).read_text().splitlines())
+    first = [n for s in lines for n in (0, *(number.get(w, 2) for w in s.split()))]
+    second = [n or 1 for n in (*first[1:], 0)]
+    length, losses = -(-len(first) // config.batch_size), np.zeros(2)
+    for start in range(0, len(first), length):
+        pair = [
+            np.array([x[start : start + length]], np.int32) for x in (first, second)
+        ]
+        real = np.ones_like(pair[0])
+        given = pair[0], real, None, None, None, Rows(pair[1], real)
+        found: Any = bilm.apply({"params": params}, *given)
+        top = np.split(np.asarray(found[0].layers[-1], np.float64)[0], 2, axis=1)
+        for way, states in enumerate(top):
+            scores = states @ params["words"]["embedding"].T + head["bias"]
+            wanted = scores[np.arange(len(states)), pair[1 - way][0]]
+            losses[way] += (np.log(np.exp(scores).sum(axis=1)) - wanted).sum()
+    forward, backward = losses / len(first)
+    dev = json.loads((run / "results.json").read_text())["dev"]
+    assert dev["forward_perplexity"] == pytest.approx(np.exp(forward), rel=1e-4)
+    assert dev["backward_perplexity"] == pytest.approx(np.exp(backward), rel=1e-4)
+    both = np.exp((forward + backward) / 2)
+    assert dev["perplexity"] == pytest.approx(both, rel=1e-4)
+    assert abs(forward - backward) > 1e-3  # else these could be one another
+
+
+def test_a_run_trains_as_its_options_say(
+    config: PretrainElmoConfig, tmp_path: Path
+) -> None:
+    """Step by step by hand, where no option is at its default."""
+    text = Path(config.text[0]).read_text().replace(" .", ".")
+    (tmp_path / "text.txt").write_text(text)
+    own: dict[str, Any] = {"cell_clip": 0.3, "projection_clip": 0.2, "dropout": 0.2}
+    told: dict[str, Any] = {"splits": "spaces", "vocab_size": 15, "skip": False}
+    told |= {"sampled": 6, "steps": 4, "warmup": 0.5, "clip": 0.2, "seed": 5}
+    files = {"text": (str(tmp_path / "text.txt"),), "dev": ()}
+    pretrain_elmo(replace(config, **own, **told, **files), tmp_path / "run")
+
+    lines = [line.split() for line in text.splitlines() if line]
+    prepare_words(tmp_path / "words", lines, {}, vocab_size=15)
+    stream = WordStream(open_words(tmp_path / "words"), 8, 6)
+    sizes: dict[str, Any] = {**SIZES, **own, "use_skip_connections": False}
+    encoder = ElmoConfig(input="words", vocab_size=15, **sizes)
+    model = BiLanguageModel(encoder, 15, tied=True, sampled=6)
+    rates = config.learning_rate * np.array([0, 0.5, 0.5, 0.25])
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(0.2), optax.adam(lambda n: jnp.asarray(rates)[n])
+    )
+
+    @jax.jit
+    def step(params: Any, state: Any, carry: Any, batch: Any) -> Any:
+        def objective(params: Any) -> Any:
+            key = jax.random.key(5)
+            sums, after = model.loss(params, batch, key, carry, train=True)
+            return sums["loss"].total / sums["loss"].weight, after
+
+        grads, after = jax.grad(objective, has_aux=True)(params)
+        updates, state = optimizer.update(grads, state)
+        return (
+            optax.apply_updates(params, updates),
+            state,
+            after,
+            optax.tree.norm(grads),
+        )
+
+    params = model.init(jax.random.key(5), stream.batch(0))
+    state, carry, norms = optimizer.init(params), model.carry(8), []
+    for n in range(4):
+        params, state, carry, norm = step(params, state, carry, stream.batch(n))
+        norms.append(float(norm))
+    path = latest(tmp_path / "run" / "checkpoints")
+    assert path is not None
+    kept = restore(path, {"params": params, "carry": carry}, subset=True)
+    assert farthest(kept, {"params": params, "carry": carry}) <= 1e-5
+    assert max(norms) > 0.3  # something was clipped
 
 
 def test_a_report_shows_the_perplexity_of_each_direction(

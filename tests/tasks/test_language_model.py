@@ -128,11 +128,15 @@ def test_windows_with_a_carry_are_one_long_window_in_both_directions(text):
     np.testing.assert_array_equal(again, first)
 
 
-def test_the_training_loss_is_the_mean_of_both_directions(text):
+@pytest.mark.parametrize("window", [0, 1])
+def test_the_training_loss_is_the_mean_of_both_directions(text, window):
     stream, params = STREAMS[MODEL], drawn(MODEL)
     plain = BiLanguageModel(replace(CONFIG, dropout=0.0), V, tied=True)
     carry = jax.tree.map(lambda x: x + np.float32(0.3), MODEL.carry(4))
-    batch, key = stream.batch(1), jax.random.key(0)
+    batch, key = stream.batch(window), jax.random.key(0)
+    # Backward the first window is the last of the stream, which is not full.
+    same = np.array_equal(*batch.weights.values())
+    assert same == (window == 1)
     sums, _ = plain.loss(params, batch, key, carry, train=True)
     losses, _ = MODEL.losses(params, batch, carry)
     counts = [batch.weights[way].sum() for way in DIRECTIONS]
@@ -166,6 +170,28 @@ def test_each_step_draws_words_and_dropout_of_its_own():
     whole = BiLanguageModel(CONFIG, V, tied=True)
     told = {loss(m, b, train=False) for m in (plain, whole) for b in (batch, later)}
     assert max(told) - min(told) < 1e-5
+
+
+def test_dropout_is_of_the_lstms_inputs_and_of_what_the_softmax_reads():
+    plain = BiLanguageModel(replace(CONFIG, use_skip_connections=False), V, tied=True)
+    params, batch = drawn(MODEL), STREAMS[MODEL].batch(1)
+    leaves = flatten_paths(params).items()
+    deaf = {p: np.zeros_like(x) if p.endswith("/kernel") else x for p, x in leaves}
+
+    def read(params, train):
+        key = jax.random.key(0)
+        sums, carry = plain.loss(params, batch, key, MODEL.carry(4), train=train)
+        return mean(sums), carry
+
+    heard = [read(params, train)[1] for train in (True, False)]
+    assert farthest(*heard) > 0.1
+    # LSTMs that do not hear their inputs end alike; their outputs are dropped out.
+    (dropped, one), (whole, other) = (
+        read(unflatten_paths(deaf), train) for train in (True, False)
+    )
+    assert farthest(one, other) == 0
+    for way in DIRECTIONS:
+        assert abs(dropped[f"{way}_loss"] - whole[f"{way}_loss"]) > 1e-3
 
 
 def test_characters_give_what_their_vectors_give_when_looked_up(text):
