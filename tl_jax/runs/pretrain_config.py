@@ -52,7 +52,8 @@ class PretrainBertConfig:
       placement: How steps are spread over devices: jit, each has all parameters; fsdp,
         each has a share of them and of the optimizer; pmap, as jit.
       remat: Keep only the layers' outputs for the backward pass, to save memory, and
-        compute what is within them twice.
+        compute what is within them twice. A CPU's compiler undoes that, unless
+        scan_layers is set, too.
       scan_layers: Compile one layer and loop over it: deep models compile sooner.
       devices: Number of devices; all by default.
       precision: Type of activations; parameters stay float32.
