@@ -192,6 +192,9 @@ def test_a_step_lowers_for_every_platform():
         for platform in ("cpu", "cuda", "tpu")
     }
     assert texts["cuda"] == texts["tpu"] != texts["cpu"]
+    # Beside the new state some activations are told where to lie: by rows.
+    told = texts["tpu"].count("sharding_constraint")
+    assert told > len(jax.tree.leaves(state))
 
 
 @pytest.fixture(scope="module")
