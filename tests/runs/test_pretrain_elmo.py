@@ -29,7 +29,11 @@ from tl_jax.runs.features import features
 from tl_jax.runs.finetune import finetune
 from tl_jax.runs.job import prepare, training_of, with_states
 from tl_jax.runs.pretrain_config import PretrainElmoConfig
-from tl_jax.runs.pretrain_elmo import pretrain_elmo, resume_pretrain_elmo
+from tl_jax.runs.pretrain_elmo import (
+    perplexities,
+    pretrain_elmo,
+    resume_pretrain_elmo,
+)
 from tl_jax.runs.pretraining import kind_of
 from tl_jax.tasks.language_model import BiLanguageModel
 from tl_jax.text.characters import word_characters
@@ -138,6 +142,13 @@ def test_perplexities_are_those_of_whole_streams_read_at_once(
     both = np.exp((forward + backward) / 2)
     assert dev["perplexity"] == pytest.approx(both, rel=1e-4)
     assert abs(forward - backward) > 1e-3  # else these could be one another
+
+
+def test_the_perplexity_of_both_directions_is_their_geometric_mean() -> None:
+    found = perplexities(1.0, 3.0)
+    expected = {"loss": 2, "log_likelihood": -2, "perplexity": np.exp(2)}
+    expected |= {"forward_perplexity": np.exp(1), "backward_perplexity": np.exp(3)}
+    assert found == pytest.approx(expected)
 
 
 def test_a_run_trains_as_its_options_say(
