@@ -1,6 +1,7 @@
 """The command as a person meets it: help, typing errors, exit codes, stdout."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from tl_jax import cli
 from tl_jax.files.errors import IntegrityError, NonFiniteError
+from tl_jax.flags import flags_of
 
 
 def leave(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -136,3 +138,29 @@ def test_doctor_tells_versions_and_devices(capsys: pytest.CaptureFixture[str]) -
     assert code == 0
     assert "jax " in out
     assert "device 0: cpu" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("finetune classify --trian x --dev y --weights z --out o", "--train"),
+        ("pretrain bert --txet f --from w --no-nsp --out o", "--text"),
+        ("predict RUN --inptu=f --output o", "--input"),
+    ],
+)
+def test_a_misspelt_required_flag_is_told_by_the_nearest_name(
+    words: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = leave(capsys, *words.split())
+    assert code == 2
+    assert err.count("No option is named") == 1
+    assert f"Did you mean {told!r}?" in err
+
+
+def test_flags_are_those_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for group, name in (("finetune", ""), ("evaluate", ""), ("pretrain", "bert")):
+        command = cli.GROUPS[group][name] if name else cli.COMMANDS[group]
+        _, shown, _ = leave(capsys, group, *[name] * bool(name), "--help")
+        listed = {*re.findall(r"^[│ ]+(--[a-z][a-z0-9-]*)", shown, re.MULTILINE)}
+        assert len(listed) > 1
+        assert listed <= flags_of(command)

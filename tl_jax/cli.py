@@ -19,6 +19,7 @@ import tyro
 
 from tl_jax.files.errors import ConfigError, TlJaxError, did_you_mean
 from tl_jax.files.sources import cache_home
+from tl_jax.flags import misspelt
 from tl_jax.runs.cluster import Cluster, together
 from tl_jax.runs.config import CheckConfig, FinetuneConfig
 from tl_jax.runs.host_memory import keep_freed_memory
@@ -369,6 +370,11 @@ def _run(given: list[str], debug: bool) -> int:
             "--debug shows the traceback of any error.",
             args=given[1:] if group else given,
         )
+    except SystemExit as left:
+        if left.code == 2:  # tyro has told what is wrong
+            for told in misspelt(_command(given), given):
+                print(f"tl-jax: {told}", file=sys.stderr)
+        raise
     except BrokenPipeError:
         # Whoever read our output has left; nothing can be told to them.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -393,6 +399,12 @@ def _check_command(given: list[str]) -> None:
             f"No command is named {given[0]!r}.{did_you_mean(given[0], COMMANDS)} "
             f"Known: {', '.join(COMMANDS)}."
         )
+
+
+def _command(given: list[str]) -> Callable[..., None]:
+    """The function of the command that is asked for."""
+    first, second = (*given, "", "")[:2]
+    return GROUPS.get(first, {}).get(second) or COMMANDS.get(first, doctor)
 
 
 def _keep_compilations() -> None:

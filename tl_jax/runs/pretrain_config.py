@@ -21,7 +21,7 @@ class PretrainBertConfig:
       lines: Text files of unrelated lines, from which no sentence pairs are made.
       dev: Held-out text, read as ``text`` (as ``lines`` if there is only that).
       tokenizer: A tokenizer.json, a vocab.txt or a folder with one. By default that of
-        ``from_weights``, or a WordPiece vocabulary that is trained on the text.
+        --from, or a WordPiece vocabulary that is trained on the text.
       vocab_size: Most pieces of a vocabulary that is trained.
       lowercase: Lower-case the text for a vocabulary that is trained.
       size: Layers and width as of Google's models: tiny 2 / 128, mini 4 / 256, small
