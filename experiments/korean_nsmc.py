@@ -1,9 +1,12 @@
 """Korean movie reviews (NSMC) without pretrained weights.
 
-A biLSTM over vectors of WordPiece's sub-words, whose vocabulary is trained on the
-reviews: Korean words take too many forms to have a vector each.
+A biLSTM over vectors of WordPiece's sub-words: Korean words take too many forms to have
+a vector each. Vocabulary and vectors are trained on reviews without labels by skip-gram
+(or drawn at random: --weights random --units pieces --plan random).
 
-Command:   python experiments/korean_nsmc.py --train train.tsv --dev dev.tsv
+Command:   tl-jax pretrain vectors --units pieces --text nsmc_reviews.txt --size 128
+           --out runs/vectors
+           python experiments/korean_nsmc.py --train train.tsv --dev dev.tsv
 Score:     not measured yet
 Cost:      not measured yet
 """
@@ -24,12 +27,11 @@ Config = Annotated[
         constructor=partial(
             FinetuneConfig,
             "classify",
-            weights="random",
-            units="pieces",
-            plan="random",
-            epochs=4,
+            weights="runs/vectors/model",
+            plan="initialise",
+            pooling="last",
+            epochs=3,
             batch_size=64,
-            learning_rate=2e-3,
             max_length=64,
         ),
         name="",

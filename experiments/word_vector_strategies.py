@@ -64,7 +64,7 @@ def main(config: Config) -> str:
     names = classification.label_names(train.labels or [])
     words = WordVocabulary.build(train.texts)
     vectors = read_word_vectors(resolve(config.vectors), only=set(words.words))
-    table, _ = embedding_table(words, vectors)
+    table, _ = embedding_table(words.words, vectors)
     layout = Layout(packed=False, max_length=64)
     examples = [
         classification.featurise_rows(

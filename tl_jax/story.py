@@ -134,7 +134,7 @@ class Story:
         """GloVe's rows for the vocabulary, ``[V, 50]``."""
         words = set(self.vocabulary.words)
         vectors = read_word_vectors(resolve(GLOVE), only=words)
-        return embedding_table(self.vocabulary, vectors)[0]
+        return embedding_table(self.vocabulary.words, vectors)[0]
 
     @cached_property
     def pieces(self) -> Split:

@@ -89,6 +89,7 @@ def test_tasks_run_two_steps_a_seed(
     words = ["--train", files["train"], "--dev", files["dev"], "--out", out]
     words += ["--seeds", seeds, "--epochs", 1, "--batch-size", 8, "--max-length", 32]
     if name == "korean_nsmc":
+        words += ["--weights", "random", "--units", "pieces", "--plan", "random"]
         words += ["--vector-size", 8, "--hidden-size", 8]
     else:
         words += ["--weights", tiny / "bert"]

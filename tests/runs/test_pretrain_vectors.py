@@ -6,7 +6,10 @@ import pytest
 
 from tl_jax.files.errors import ConfigError, NonFiniteError
 from tl_jax.interop.word_vectors import read_word_vectors
+from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.job import prepare
 from tl_jax.runs.pretrain_vectors import PretrainVectorsConfig, pretrain_vectors
+from tl_jax.text.subwords import load_tokenizer
 from tl_jax.training.log import read_log, without_clock
 
 SIZE = 12
@@ -73,6 +76,41 @@ def test_words_of_a_topic_come_together_and_files_hold_the_vectors(
         np.testing.assert_array_equal(theirs.vectors, without.vectors)
     with pytest.raises(ConfigError, match="already holds a run"):
         pretrain_vectors(config, tmp_path / "run")
+
+
+def test_vectors_of_sub_words_go_into_a_classifier(tmp_path, tiny):
+    lines = (tiny / "train.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(line.split("\t")[0] for line in lines) + "\n")
+    config = config_of("skipgram", text, units="pieces", max_words=40, min_count=1)
+    results = pretrain_vectors(config, tmp_path / "vectors")
+    folder = tmp_path / "vectors" / "model"
+    table, tokenizer = (
+        read_word_vectors(folder / "word2vec.txt"),
+        load_tokenizer(folder),
+    )
+    assert results["words"] == len(table.words) <= tokenizer.vocab_size <= 40
+    assert any(word.startswith("##") for word in table.words)
+    assert {*table.words} <= {*tokenizer.vocabulary}
+    job, params = prepare(
+        FinetuneConfig(
+            "classify",
+            (str(tiny / "train.tsv"),),
+            str(tiny / "dev.tsv"),
+            str(folder),
+            plan="freeze",
+            devices=1,
+        )
+    )
+    embedding = params["encoder"]["embedding"]["embedding"]
+    assert embedding.shape == (tokenizer.vocab_size, SIZE)
+    for number, piece in enumerate(tokenizer.vocabulary):
+        if piece in table.words:
+            wanted = table.vectors[table.index()[piece]]
+            np.testing.assert_array_equal(embedding[number], wanted)
+    examples, texts = job.encoded["train"].examples, job.parts["train"].rows.texts
+    (wanted,) = tokenizer.encode(texts[:1], max_length=128).tokens
+    np.testing.assert_array_equal(examples.tokens[: examples.lengths[0]], wanted)
 
 
 @pytest.mark.parametrize("method", ["skipgram", "glove"])

@@ -10,6 +10,7 @@ from jaxtyping import Int32, Int64
 
 from tl_jax.data.table import Problems, bad_characters
 from tl_jax.files.errors import ConfigError, DataError
+from tl_jax.text.subwords import Tokenizer
 from tl_jax.text.words import split_words
 
 
@@ -58,11 +59,13 @@ def read_corpus(
     lowercase: bool = True,
     min_count: int = 5,
     max_words: int | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Corpus:
     """Reads plain UTF-8 text, a sentence (or paragraph) a line.
 
-    Lines are split by `tl_jax.text.words.split_words`. As in word2vec and GloVe, rare
-    words are cut out before windows are laid, so their neighbours draw together.
+    Lines are split by `tl_jax.text.words.split_words`, or into a tokenizer's pieces. As
+    in word2vec and GloVe, rare words are cut out before windows are laid, so their
+    neighbours draw together.
     A token takes eight bytes of memory; the text itself is never held.
 
     Args:
@@ -70,6 +73,7 @@ def read_corpus(
       lowercase: Lower-case the text first.
       min_count: Words seen less often get no number.
       max_words: The most words that get one.
+      tokenizer: Its pieces are the words; whether they are lower-cased is its own rule.
 
     Raises:
       ConfigError: ``min_count`` or ``max_words`` is below 1, or no file is given.
@@ -83,16 +87,29 @@ def read_corpus(
         )
     numbers: dict[str, int] = {}
     tokens, lengths = array("i"), array("i")
-    problems = Problems()
-    for file in files:
-        for line in _lines(Path(file), problems):
+    pieces = tokenizer.vocabulary if tokenizer is not None else ("",)
+    for line in read_lines(files):
+        if tokenizer is None:
             words = split_words(line, lowercase)
-            tokens.extend([numbers.setdefault(w, len(numbers)) for w in words])
-            lengths.append(len(words))
-    problems.finish()
+        else:
+            words = [pieces[number] for number in tokenizer.pieces([line])[0]]
+        tokens.extend([numbers.setdefault(w, len(numbers)) for w in words])
+        lengths.append(len(words))
     text = np.frombuffer(tokens, np.int32) if tokens else np.empty(0, np.int32)
     sentences = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     return _numbered(list(numbers), text, sentences, min_count, max_words)
+
+
+def read_lines(files: Sequence[str | Path]) -> Iterator[str]:
+    """Yields the lines of text files, in this order.
+
+    Raises:
+      DataError: As `read_corpus`; bad lines are told when all are read.
+    """
+    problems = Problems()
+    for file in files:
+        yield from _lines(Path(file), problems)
+    problems.finish()
 
 
 def _numbered(

@@ -1,5 +1,6 @@
 """Word vectors → the embedding table of a vocabulary."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,9 @@ from tl_jax.text.words import WordVocabulary
 
 
 def embedding_table(
-    vocabulary: WordVocabulary, vectors: WordVectorTable, *, seed: int = 0
+    words: Sequence[str], vectors: WordVectorTable, *, seed: int = 0
 ) -> tuple[Float32[np.ndarray, "V D"], Bool[np.ndarray, " V"]]:
-    """Lays loaded vectors into the rows of a vocabulary's words.
+    """Lays loaded vectors into the rows of a vocabulary's words, or sub-words.
 
     A word without a vector gets one drawn from N(mean, std) of all loaded numbers, as
     in AllenNLP.
@@ -25,16 +26,16 @@ def embedding_table(
       WeightsError: Not one word of the vocabulary has a vector.
     """
     rows = vectors.index()
-    places = np.array([rows.get(word, -1) for word in vocabulary.words])
+    places = np.array([rows.get(word, -1) for word in words])
     known = places >= 0
     if not known.any():
         raise WeightsError(
-            f"None of the data's {len(vocabulary)} words has a vector. Are the vectors "
+            f"None of the data's {len(words)} words has a vector. Are the vectors "
             "of another language, or of words in upper case?"
         )
     numbers = vectors.vectors
     drawn = np.random.default_rng(seed).normal(
-        numbers.mean(), numbers.std(), (len(vocabulary), numbers.shape[1])
+        numbers.mean(), numbers.std(), (len(words), numbers.shape[1])
     )
     table = drawn.astype(np.float32)
     table[known] = numbers[places[known]]
@@ -62,6 +63,6 @@ def read_embedding(
     room = max(max_words - len(words), 0)
     full = WordVocabulary((*words.words, *added[:room]), words.lowercase)
     table, known = embedding_table(
-        full, read_word_vectors(path, only=full.words), seed=seed
+        full.words, read_word_vectors(path, only=full.words), seed=seed
     )
     return full, table, int(known[: len(words)].sum())

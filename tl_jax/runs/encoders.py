@@ -11,8 +11,9 @@ import jax
 from tl_jax.files.errors import ConfigError, WeightsError
 from tl_jax.files.sources import fingerprint, resolve, weights_folder
 from tl_jax.interop.elmo import find_elmo
-from tl_jax.interop.embedding import read_embedding
+from tl_jax.interop.embedding import embedding_table, read_embedding
 from tl_jax.interop.huggingface import load_bert
+from tl_jax.interop.word_vectors import read_word_vectors
 from tl_jax.models.bert import Bert, BertConfig
 from tl_jax.models.compose import Params
 from tl_jax.models.elmo import ElmoConfig
@@ -33,6 +34,8 @@ from tl_jax.transfer.presets import named_plan
 Encoder = Bert | WordVectors | Elmo
 TextEncoder = Tokenizer | WordVocabulary | SpeltWords
 WORDS = "words.json"
+# Of a folder of vectors of sub-words.
+PIECE_VECTORS, PIECES = "word2vec.txt", "tokenizer.json"
 # Options of vectors that are drawn at random, and of the LSTM over any vectors.
 _DRAWN = ("units", "vector_size")
 _LSTM = ("hidden_size", "dropout", "max_words")
@@ -86,6 +89,8 @@ def load_representation(
         return _draw_vectors(config, texts, segments)
     if is_encoder(path):
         return _load_encoder(config, weights_folder(path), texts)
+    if all((path / name).is_file() for name in (PIECE_VECTORS, PIECES)):
+        return _load_pieces(config, path, segments)
     return _load_vectors(config, path, texts, segments)
 
 
@@ -142,6 +147,23 @@ def _load_vectors(
         f"{known:,} of the data's {len(words):,} words among them"
     )
     return Representation(encoder, weights, vocabulary, told)
+
+
+def _load_pieces(
+    config: FinetuneConfig, folder: Path, segments: Segments
+) -> Representation:
+    """Vectors of sub-words, as `tl-jax pretrain vectors --units pieces` writes them."""
+    _refuse(config, (*_DRAWN, "max_words"), "vectors that are read with a tokenizer")
+    tokenizer = load_tokenizer(folder)
+    vectors = read_word_vectors(folder / PIECE_VECTORS)
+    table, known = embedding_table(tokenizer.vocabulary, vectors, seed=config.seed)
+    rows, width = table.shape
+    random = config.plan == "random"
+    encoder = _word_vectors(config, rows, width, segments)
+    weights = {} if random else {"encoder/embedding": {"embedding": table}}
+    given = "drawn at random" if random else f"{known.sum():,} of them read"
+    told = f"{rows:,} vectors of sub-words, of width {width}, {given}"
+    return Representation(encoder, weights, tokenizer, told)
 
 
 def _refuse(config: FinetuneConfig, names: Sequence[str], whom: str) -> None:

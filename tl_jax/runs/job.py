@@ -34,7 +34,7 @@ from tl_jax.runs.folder import Setup, versions
 from tl_jax.runs.stored_head import stored_head
 from tl_jax.runs.tasks import task_of
 from tl_jax.runs.tell import tell
-from tl_jax.tasks.task import Encoded, Task
+from tl_jax.tasks.task import Encoded, Segments, Task
 from tl_jax.text.encodings import encode
 from tl_jax.training.loop import Training
 from tl_jax.training.placement import choose_placement
@@ -129,7 +129,9 @@ def read_parts(config: FinetuneConfig, task: Task) -> dict[str, Part]:
         for part, name in files.items()
         if name is not None
     }
-    kinds = {part: task.segments(read.rows) for part, read in parts.items()}
+    kinds: dict[str, Segments] = {
+        part: task.segments(read.rows) for part, read in parts.items()
+    }
     if len(set(kinds.values())) > 1:
         told = ", ".join(
             f"{part}: {kind_of_texts(kind)}" for part, kind in kinds.items()

@@ -247,10 +247,13 @@ class PretrainVectorsConfig:
     Attributes:
       text: Plain UTF-8 text, a sentence or paragraph a line.
       method: skipgram (with negative sampling) or glove.
+      units: What has a vector: words, or WordPiece's sub-words, whose vocabulary is
+        trained on the text. Languages whose words take many forms need the latter.
       size: Width of the vectors.
       window: Farthest distance of two words. Default: 5; for glove 15.
       min_count: Words seen less often are cut out of the text.
-      max_words: The most words, the most frequent ones.
+      max_words: The most words, the most frequent ones; or the most sub-words. Default:
+        all words; 8,000 sub-words.
       lowercase: Lower-case the text first.
       epochs: Passes over the text, or over glove's co-occurrences. Default: 5; for
         glove 25.
@@ -269,6 +272,7 @@ class PretrainVectorsConfig:
 
     text: tuple[str, ...]
     method: Literal["skipgram", "glove"] = "skipgram"
+    units: Literal["words", "pieces"] = "words"
     size: int = 100
     window: int | None = None
     min_count: int = 5

@@ -8,6 +8,8 @@
       word2vec.txt    the vectors in word2vec's text format, by falling frequency
       glove.txt       the same in GloVe's
       results.json    scores, and the SHA-256 of both files
+
+Vectors of sub-words stand in a folder ``model``, the tokenizer beside them.
 """
 
 import math
@@ -23,7 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tl_jax.data.cooccurrence import Cooccurrences, count_cooccurrences
-from tl_jax.data.corpus import Corpus, read_corpus
+from tl_jax.data.corpus import Corpus, read_corpus, read_lines
 from tl_jax.data.pairs import SkipGramStream
 from tl_jax.data.stream import prefetch
 from tl_jax.files.atomic import sweep, write_json
@@ -45,10 +47,13 @@ from tl_jax.models import glove, skipgram
 from tl_jax.models.batch import Array
 from tl_jax.runs.folder import RESULTS, RUN_FILE, versions
 from tl_jax.runs.pretrain_config import PretrainVectorsConfig
+from tl_jax.runs.pretraining import MODEL
 from tl_jax.runs.tell import tell
+from tl_jax.text.training import train_wordpiece
 from tl_jax.training.log import MetricsLog, truncate_log
 from tl_jax.training.signals import exit_on_signal
 
+MOST_PIECES = 8000
 VECTORS = {"word2vec.txt": write_word2vec_text, "glove.txt": write_glove_text}
 _LOG = "metrics.jsonl"
 _STEPS = 64  # of glove that are taken in one call
@@ -104,11 +109,19 @@ def pretrain_vectors(config: PretrainVectorsConfig, out: Path) -> dict[str, Any]
         sweep(out)
         judged = {Path(f).stem: read_similarities(Path(f)) for f in config.similarity}
         questions = read_analogies(Path(config.analogies)) if config.analogies else None
+        tokenizer = None
+        if config.units == "pieces":
+            tokenizer = train_wordpiece(
+                read_lines(config.text),
+                config.max_words or MOST_PIECES,
+                lowercase=config.lowercase,
+            )
         corpus = read_corpus(
             config.text,
             lowercase=config.lowercase,
             min_count=config.min_count,
             max_words=config.max_words,
+            tokenizer=tokenizer,
         )
         tell(f"{len(corpus):,} tokens of {len(corpus.words):,} words; run in {out}")
         data = [{"name": f, "sha256": sha256_file(Path(f))} for f in config.text]
@@ -132,10 +145,15 @@ def pretrain_vectors(config: PretrainVectorsConfig, out: Path) -> dict[str, Any]
             results["analogies"] = analogy_scores(
                 vectors, corpus.index(), questions, lowercase=config.lowercase
             )
+        folder = out
+        if tokenizer is not None:
+            folder = out / MODEL
+            folder.mkdir(exist_ok=True)
+            tokenizer.save(folder)
         results["files"] = {}
         for name, write in VECTORS.items():
-            write(out / name, WordVectorTable(corpus.words, vectors))
-            results["files"][name] = sha256_file(out / name)
+            write(folder / name, WordVectorTable(corpus.words, vectors))
+            results["files"][name] = sha256_file(folder / name)
         write_json(out / RESULTS, results)
     return results
 

@@ -81,6 +81,12 @@ class Tokenizer:
     pair: Frame
 
     @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The piece of each id; an empty string where none has it."""
+        found = map(self.backend.id_to_token, range(self.vocab_size))
+        return tuple(piece or "" for piece in found)
+
+    @property
     def splits_hangul(self) -> bool:
         """True if it takes Hangul syllables apart, as stripping accents (NFD) does."""
         normalizer = self.backend.normalizer
