@@ -5,7 +5,8 @@
 The real train step (masked LM, next sentence, dropout, clipping, BERT's Adam; bfloat16
 activations, float32 parameters) is compiled ahead of time by the TPU's own compiler,
 for BERT-base and -large, rows of 128 and 512 positions, and each placement. Told are
-what it says of a chip: bytes, FLOPs of a step and collectives; and the most rows a chip
+what it says of a chip, bytes and collectives; the FLOPs of a step's matrix products, by
+their formula, for a compiler counts what is in a loop once; and the most rows a chip
 that it accepts, found by compiling for more and fewer. Nothing is run: how long a step
 takes is not told.
 
@@ -104,7 +105,7 @@ def compiled(case: Case) -> dict[str, Any]:
     devices = topologies.get_topology_desc(
         platform="tpu", topology_name=TOPOLOGIES[case.chips]
     ).devices
-    placement = Placement(case.placement, tuple(devices))
+    placement, config = Placement(case.placement, tuple(devices)), config_of(case)
     began = time.perf_counter()
     traced = trace(case, placement)
     try:
@@ -119,27 +120,16 @@ def compiled(case: Case) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - began),
         "state_bytes": memory.argument_size_in_bytes,
         "peak_bytes": memory.peak_memory_in_bytes,
-        "flops": program.cost_analysis()["flops"] + uncounted(case),
+        "flops": case.rows
+        * pretraining.matmul_flops(config, sample(config, case.length)),
         "collectives": dict(Counter(COLLECTIVES.findall(program.as_text()))),
     }
 
 
-def uncounted(case: Case) -> float:
-    """FLOPs of a chip in all blocks but the first: a loop's body is counted once."""
-    if not case.scan:
-        return 0.0
-    one = Placement("jit", tuple(jax.devices()[:1]))
-    looped, unrolled = (
-        trace(replace(case, scan=scan), one).lower().cost_analysis()["flops"]
-        for scan in (True, False)
-    )
-    return (unrolled - looped) / case.chips
-
-
-def trace(case: Case, placement: Placement) -> Any:
-    """Traces the train step of a case by shapes alone."""
+def config_of(case: Case) -> BertConfig:
+    """The model of a case."""
     layers, width = SIZES[case.size]
-    config = BertConfig(
+    return BertConfig(
         hidden_size=width,
         num_layers=layers,
         num_heads=width // 64,
@@ -148,6 +138,11 @@ def trace(case: Case, placement: Placement) -> Any:
         remat=case.remat,
         scan_layers=case.scan,
     )
+
+
+def trace(case: Case, placement: Placement) -> Any:
+    """Traces the train step of a case by shapes alone."""
+    config = config_of(case)
     model, row = build_model(config, nsp=True), sample(config, case.length)
     rows = case.rows * case.chips
     batch = jax.tree.map(

