@@ -10,7 +10,7 @@ import pytest
 from tl_jax.data.conll import read_tagged, write_tagged
 from tl_jax.data.raw import is_raw, read_asked, read_marked, read_sentences
 from tl_jax.data.readers import read_labelled
-from tl_jax.files.errors import ConfigError, DataError
+from tl_jax.files.errors import DataError
 
 
 def written(folder: Path, *rows: Any) -> str:
@@ -87,7 +87,8 @@ def test_questions_without_answers(tmp_path: Path) -> None:
     assert f"{file}:5: the id 'named' stands already in {file}:2" in str(caught.value)
     data = read_asked(file, on_bad="skip")
     assert (data.ids, data.skipped) == (["0", "named", "2"], 2)
-    with pytest.raises(ConfigError, match="no column 'question'"):
+    told = r"no question and no context in it.*\(\.jsonl\) such as"
+    with pytest.raises(DataError, match=told):
         read_asked(written(tmp_path, {"text": "a"}), on_bad="raise")
 
 
@@ -98,6 +99,8 @@ def test_predicates_by_number_and_by_characters(tmp_path: Path) -> None:
         {"text": "Nobody.", "predicates": []},
         {"words": ["Go", "away", "."], "predicates": [0]},
     ]
+    with pytest.raises(DataError, match="no predicates in it"):
+        read_marked(written(tmp_path, {"text": text}), on_bad="raise")
     data = read_marked(written(tmp_path, *rows), on_bad="raise")
     assert data.predicate.tolist() == [1, 1, 1, 0]
     assert data.sentence.tolist() == [0, 0, 0, 2]

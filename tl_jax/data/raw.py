@@ -14,7 +14,7 @@ from tl_jax.data.conll import TaggedSentences
 from tl_jax.data.propbank import NOTHING, Propositions, Sentence
 from tl_jax.data.readers import read_labelled, read_table
 from tl_jax.data.squad import Question, Questions, questions_of
-from tl_jax.data.table import Problems
+from tl_jax.data.table import Problems, Table
 from tl_jax.files.errors import DataError
 from tl_jax.text.located import Located, join, locate
 
@@ -67,8 +67,9 @@ def read_asked(file: str, *, on_bad: str) -> Questions:
     problems = Problems(on_bad, count=table.skipped)
     names = table.columns.get("id", [None] * len(table))
     rows: dict[str, Question] = {}
-    columns = table.column("question"), table.column("context"), names
-    for n, (question, context, given) in enumerate(zip(*columns, strict=True)):
+    form = '{"question": "…", "context": "…"}'
+    asked = _parts(table, ("question", "context"), form)
+    for n, (question, context, given) in enumerate(zip(*asked, names, strict=True)):
         place, name = table.place(n), given or str(n)
         if not (question and context and question.strip() and context.strip()):
             problems.add(place, "a question and a context are needed")
@@ -96,7 +97,8 @@ def read_marked(file: str, *, on_bad: str) -> Propositions:
     """
     table = read_table(file, on_bad=on_bad)
     problems = Problems(on_bad, count=table.skipped)
-    marked = table.column("predicates")
+    form = '{"text": "…", "predicates": [0]}'
+    (marked,) = _parts(table, ("predicates",), form)
     texts, words = (
         table.columns.get(name, [None] * len(table)) for name in ("text", "words")
     )
@@ -123,6 +125,16 @@ def read_marked(file: str, *, on_bad: str) -> Propositions:
         skipped=problems.count,
         located=located,
     )
+
+
+def _parts(table: Table, names: Sequence[str], form: str) -> list[list[str | None]]:
+    """The columns of what each line must have; DataError if the lines are others."""
+    if lacking := [name for name in names if name not in table.columns]:
+        raise DataError(
+            f"{table.files[0]}: there is no {' and no '.join(lacking)} in it. Raw text "
+            f"is given as JSON lines (.jsonl) such as {form}."
+        )
+    return [table.columns[name] for name in names]
 
 
 def _marked(
