@@ -49,6 +49,7 @@ from tl_jax.runs.folder import RESULTS, RUN_FILE, versions
 from tl_jax.runs.pretrain_config import PretrainVectorsConfig
 from tl_jax.runs.pretraining import MODEL
 from tl_jax.runs.tell import tell
+from tl_jax.text.subwords import Tokenizer
 from tl_jax.text.training import train_wordpiece
 from tl_jax.training.log import MetricsLog, truncate_log
 from tl_jax.training.signals import exit_on_signal
@@ -109,20 +110,7 @@ def pretrain_vectors(config: PretrainVectorsConfig, out: Path) -> dict[str, Any]
         sweep(out)
         judged = {Path(f).stem: read_similarities(Path(f)) for f in config.similarity}
         questions = read_analogies(Path(config.analogies)) if config.analogies else None
-        tokenizer = None
-        if config.units == "pieces":
-            tokenizer = train_wordpiece(
-                read_lines(config.text),
-                config.max_words or MOST_PIECES,
-                lowercase=config.lowercase,
-            )
-        corpus = read_corpus(
-            config.text,
-            lowercase=config.lowercase,
-            min_count=config.min_count,
-            max_words=config.max_words,
-            tokenizer=tokenizer,
-        )
+        tokenizer, corpus = _read(config)
         tell(f"{len(corpus):,} tokens of {len(corpus.words):,} words; run in {out}")
         data = [{"name": f, "sha256": sha256_file(Path(f))} for f in config.text]
         setup = {"config": asdict(config), "data": data, "versions": versions()}
@@ -145,17 +133,43 @@ def pretrain_vectors(config: PretrainVectorsConfig, out: Path) -> dict[str, Any]
             results["analogies"] = analogy_scores(
                 vectors, corpus.index(), questions, lowercase=config.lowercase
             )
-        folder = out
-        if tokenizer is not None:
-            folder = out / MODEL
-            folder.mkdir(exist_ok=True)
-            tokenizer.save(folder)
-        results["files"] = {}
-        for name, write in VECTORS.items():
-            write(folder / name, WordVectorTable(corpus.words, vectors))
-            results["files"][name] = sha256_file(folder / name)
+        table = WordVectorTable(corpus.words, vectors)
+        results["files"] = _write(table, tokenizer, out)
         write_json(out / RESULTS, results)
     return results
+
+
+def _read(config: PretrainVectorsConfig) -> tuple[Tokenizer | None, Corpus]:
+    """Reads the text as words, or as pieces of a vocabulary that is trained on it."""
+    tokenizer = None
+    if config.units == "pieces":
+        tokenizer = train_wordpiece(
+            read_lines(config.text),
+            config.max_words or MOST_PIECES,
+            lowercase=config.lowercase,
+        )
+    corpus = read_corpus(
+        config.text,
+        lowercase=config.lowercase,
+        min_count=config.min_count,
+        max_words=config.max_words,
+        tokenizer=tokenizer,
+    )
+    return tokenizer, corpus
+
+
+def _write(
+    table: WordVectorTable, tokenizer: Tokenizer | None, run: Path
+) -> dict[str, str]:
+    """Writes the vectors in every format; returns the SHA-256 of each file."""
+    folder = run
+    if tokenizer is not None:
+        folder = run / MODEL
+        folder.mkdir(exist_ok=True)
+        tokenizer.save(folder)
+    for name, write in VECTORS.items():
+        write(folder / name, table)
+    return {name: sha256_file(folder / name) for name in VECTORS}
 
 
 def settled(config: PretrainVectorsConfig) -> PretrainVectorsConfig:
