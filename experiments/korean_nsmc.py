@@ -4,11 +4,12 @@ A biLSTM over vectors of WordPiece's sub-words: Korean words take too many forms
 a vector each. Vocabulary and vectors are trained on reviews without labels by skip-gram
 (or drawn at random: --weights random --units pieces --plan random).
 
-Command:   tl-jax pretrain vectors --units pieces --text nsmc_reviews.txt --size 128
-           --out runs/vectors
+Command:   tl-jax pretrain vectors --units pieces --text nsmc_reviews.txt train.txt
+           --size 128 --epochs 10 --out runs/vectors   (train.txt: cut -f 2 train.tsv)
            python experiments/korean_nsmc.py --train train.tsv --dev dev.tsv
-Score:     not measured yet
-Cost:      not measured yet
+Score:     accuracy 83.98 ± 0.03 (30,000 reviews, 5,000 of dev; 3 seeds; vectors of
+           98,000 reviews); with random vectors 83.7 (1 seed)
+Cost:      4 minutes of one core a seed, and 2 for the vectors
 """
 
 from functools import partial
