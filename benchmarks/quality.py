@@ -16,7 +16,7 @@ qa/squad_v1.1/{train,dev}.json and srl/ewt_propbank/{train,dev}_part*.conll.
 A unit is one task, side and seed. Its result is appended to FILE at once, and a unit
 that stands there is not run again, so that the table can grow over days: a unit of
 MiniLM takes minutes on two cores. Rates compare sides only if nothing ran beside them.
-WNUT17 scatters most: the peer's first two seeds gave 43.4 and 37.1. Needs the extra
+WNUT17 scatters: the peer's first two seeds gave 43.4 and 37.1. Needs the extra
 ``peers``.
 """
 

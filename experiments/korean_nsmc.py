@@ -10,7 +10,7 @@ Command:   tl-jax pretrain vectors --units pieces --text nsmc_reviews.txt train.
            python experiments/korean_nsmc.py --train train.tsv --dev dev.tsv
 Score:     accuracy 84.4 ± 0.1 (30,000 reviews, 5,000 of dev; 3 seeds; vectors of 98,000
            reviews); with 8,000 random vectors 83.7 (1 seed)
-Cost:      4 minutes of one core a seed, and 3 for the vectors
+Cost:      4 minutes of one core a seed, and as much for the vectors
 """
 
 from functools import partial

@@ -161,8 +161,8 @@ def _load_pieces(
     random = config.plan == "random"
     encoder = _word_vectors(config, rows, width, segments)
     weights = {} if random else {"encoder/embedding": {"embedding": table}}
-    given = "drawn at random" if random else f"{known.sum():,} of them read"
-    told = f"{rows:,} vectors of sub-words, of width {width}, {given}"
+    source = "drawn at random" if random else f"{known.sum():,} of them read"
+    told = f"{rows:,} vectors of sub-words, of width {width}, {source}"
     return Representation(encoder, weights, tokenizer, told)
 
 
