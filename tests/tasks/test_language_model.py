@@ -172,6 +172,40 @@ def test_each_step_draws_words_and_dropout_of_its_own():
     assert max(told) - min(told) < 1e-5
 
 
+def test_training_forgets_the_carry_of_some_rows_and_windows():
+    params, stream = drawn(MODEL), STREAMS[MODEL]
+    plain = BiLanguageModel(replace(CONFIG, dropout=0.0), V, tied=True)
+    half = replace(plain, restart=0.5)
+    carry = jax.tree.map(lambda x: x + np.float32(0.3), MODEL.carry(4))
+
+    @functools.partial(jax.jit, static_argnums=(0, 3))
+    def left(model, batch, carry, train=True):
+        return model.loss(params, batch, jax.random.key(3), carry, train=train)[1]
+
+    def rows_apart(a, b):
+        both = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        return sum(np.abs(x - y).reshape(4, -1).max(axis=1) for x, y in both) > 1e-5
+
+    draws = []
+    for epoch in range(20):
+        batch = stream.batch(1)
+        batch = batch.replace(epochs=np.full_like(batch.epochs, epoch))
+        found = left(half, batch, carry)
+        fresh = ~rows_apart(found, left(plain, batch, MODEL.carry(4)))
+        going_on = ~rows_apart(found, left(plain, batch, carry))
+        assert (fresh != going_on).all()  # a row begins anew in all or goes on in all
+        draws.append(fresh)
+        # Each row draws by itself, wherever it lies in the batch.
+        turned = jax.tree.map(lambda x: x[::-1], batch)
+        again = left(half, turned, jax.tree.map(lambda x: x[::-1], carry))
+        assert not rows_apart(jax.tree.map(lambda x: x[::-1], again), found).any()
+        assert not rows_apart(
+            left(half, batch, carry, False), left(plain, batch, carry, False)
+        ).any()
+    assert 20 < np.sum(draws) < 60  # of 80, at one half: 4.5 standard deviations
+    assert len({tuple(draw) for draw in draws}) > 5
+
+
 def test_dropout_is_of_the_lstms_inputs_and_of_what_the_softmax_reads():
     plain = BiLanguageModel(replace(CONFIG, use_skip_connections=False), V, tied=True)
     params, batch = drawn(MODEL), STREAMS[MODEL].batch(1)

@@ -163,6 +163,8 @@ class PretrainElmoConfig:
       sampled: Words drawn against each batch's targets in training. Default: the full
         softmax, which suits small vocabularies.
       unroll: Words that gradients go back through, of each stream a step.
+      restart: Share of such windows, drawn at random, before which a stream's state is
+        forgotten, so that the biLM learns to begin.
       batch_size: Streams that are read side by side.
       epochs: Passes over the text.
       steps: Steps of the whole training, instead of epochs.
@@ -199,6 +201,7 @@ class PretrainElmoConfig:
     dropout: float = 0.1
     sampled: int | None = None
     unroll: int = 20
+    restart: float = 0.1
     batch_size: int = 64
     epochs: int = 1
     steps: int | None = None
@@ -230,7 +233,7 @@ class PretrainElmoConfig:
         least |= {"steps": 1, "sampled": 1, "max_characters": 3, "devices": 1}
         least |= {"eval_every": 1, "save_every": 1, "max_skipped": 0}
         least |= {"learning_rate": 0}
-        problems += out_of_range(self, least, ("dropout", "warmup"))
+        problems += out_of_range(self, least, ("dropout", "warmup", "restart"))
         widths = [width for width, _ in self.filters]
         if not widths or min(map(min, self.filters)) < 1:
             problems.append("--filters: there is none, or one of no width or number")

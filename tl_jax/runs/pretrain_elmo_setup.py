@@ -105,7 +105,8 @@ def build_model(config: PretrainElmoConfig, vocab_size: int) -> BiLanguageModel:
         dropout=c.dropout,
         dtype=c.precision,
     )
-    return BiLanguageModel(sizes, vocab_size, c.input == "words", c.sampled)
+    tied = c.input == "words"
+    return BiLanguageModel(sizes, vocab_size, tied, c.sampled, c.restart)
 
 
 def devices_of(config: PretrainElmoConfig) -> Placement:

@@ -2,6 +2,11 @@
 
 Peters et al. 2018, section 3.1. The LSTMs' states are carried from window to window of
 a stream (`tl_jax.data.word_stream`), gradients go back to the window's border.
+
+A stream begins from a state of zeros once an epoch only. A biLM that hardly ever met
+that state in training reads on from it wrongly, some streams for hundreds of words, yet
+held-out text and the sentences of tasks begin there. So training also forgets what was
+carried, at windows drawn at random.
 """
 
 from dataclasses import dataclass
@@ -10,14 +15,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tl_jax.data.word_stream import BACKWARD, CHARACTERS, FORWARD
 from tl_jax.metrics.sums import Ratio, Sums
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Params, init_module
-from tl_jax.models.dropout import Noise, token_noise
+from tl_jax.models.dropout import Noise, kept, layer_noise, token_noise
 from tl_jax.models.elmo import (
+    DIRECTIONS,
     BiLm,
     Carry,
     ElmoConfig,
@@ -26,12 +32,16 @@ from tl_jax.models.elmo import (
     WordSoftmax,
     zero_carry,
 )
+from tl_jax.models.heads import HEAD_PLACE
 from tl_jax.models.softmax import (
     draw_negatives,
     full_softmax,
     sampled_softmax,
     softmax_loss,
 )
+
+# Numbers what is forgotten behind the model's places with dropout.
+_RESTART_PLACE = HEAD_PLACE + len(DIRECTIONS)
 
 
 @dataclass(frozen=True)
@@ -46,12 +56,14 @@ class BiLanguageModel:
       tied: The softmax takes the word embedding for its kernel.
       sampled: Words that are drawn against each batch's targets in training; None
         computes the full softmax.
+      restart: Share of the windows that training reads from a state of zeros.
     """
 
     config: ElmoConfig
     vocab_size: int
     tied: bool
     sampled: int | None = None
+    restart: float = 0.0
 
     @property
     def encoder(self) -> BiLm:
@@ -131,6 +143,8 @@ class BiLanguageModel:
         self, params: Params, batch: Batch, carry: Carry, noise: Noise | None
     ) -> tuple[WordSoftmax, Carry]:
         begun = jnp.asarray(batch.positions)[:, :1, None, None] > 0
+        if noise is not None:
+            begun &= self._remembers(noise)[:, :, None, None]
         start = Carry(*(jnp.moveaxis(jnp.where(begun, x, 0), 0, 2) for x in carry))
         tokens, example, characters = _words(batch)
         behind = (jnp.asarray(batch.weights[BACKWARD]) > 0).astype(jnp.int32)
@@ -142,6 +156,11 @@ class BiLanguageModel:
         head = {"params": params["head"]}
         scores: Any = self.head.apply(head, features, batch, noise)
         return scores, end
+
+    def _remembers(self, noise: Noise) -> Bool[Array, "B 1"]:
+        """True for each row that goes on from what it carried; drawn by its place."""
+        rows = layer_noise(noise[:, :1], _RESTART_PLACE)
+        return kept(rows, jnp.uint32(0), self.restart)
 
 
 def _words(batch: Batch) -> tuple[Array, Array, Array | None]:
