@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.extend.core import jaxpr_as_fun
 
 from tl_jax.files.errors import WeightsError, did_you_mean
 from tl_jax.models.batch import Array, Batch
@@ -143,13 +144,16 @@ def init_from(
 
     One program draws it: sooner, and no more in memory than what is asked for.
     """
-    shapes = flatten_paths(jax.eval_shape(lambda key: init(key, batch), key))
     parts = tuple(f"{part}/" for part in weights)
+    # Traced once, for the shapes and for the program that draws.
+    traced, shapes = jax.make_jaxpr(
+        lambda key: flatten_paths(init(key, batch)), return_shape=True
+    )(key)
 
     @jax.jit
     def draw(key: jax.Array) -> dict[str, Array]:
-        drawn = flatten_paths(init(key, batch))
-        return {k: x for k, x in drawn.items() if not k.startswith(parts)}
+        drawn = zip(shapes, jaxpr_as_fun(traced)(key), strict=True)
+        return {path: x for path, x in drawn if not path.startswith(parts)}
 
     return graft(unflatten_paths(shapes | draw(key)), **weights)
 

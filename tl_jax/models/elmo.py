@@ -20,7 +20,8 @@ from tl_jax.models.char_cnn import CharCnn, Filters
 from tl_jax.models.dropout import Noise, dropout
 from tl_jax.models.heads import HEAD_PLACE
 from tl_jax.models.layers import Embed, Features
-from tl_jax.models.projected_lstm import ProjectedLstm, State
+from tl_jax.models.lstm import ProjectedLstm
+from tl_jax.models.recurrence import State
 
 DIRECTIONS = ("forward", "backward")
 # Characters are the bytes of UTF-8, then these marks; ids are one higher, for 0 is a

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tl_jax.models.projected_lstm import State, projected_lstm
+from tl_jax.models.recurrence import State, lstm
 
 ROWS, LENGTH, CELL, WIDTH = 3, 7, 5, 4
 DRAW = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def test_gradients_are_the_formulas(reverse, bounds):
     cell_clip, projection_clip = bounds if bounds[0] < 1 else (None, None)
 
     def mine(inputs):
-        found = projected_lstm(
+        found = lstm(
             **inputs,
             example=EXAMPLE,
             cell_clip=cell_clip,

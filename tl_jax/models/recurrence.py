@@ -1,21 +1,20 @@
-"""The LSTM of ELMo: clipped cells, a clipped projection, states that can be carried on.
+"""Long short-term memory over rows that may hold several examples.
 
-Sak et al. 2014, https://arxiv.org/abs/1402.1128, as TensorFlow's LSTMCell computes it:
-i, j, f, o = [x; h]W + b, c ← clip(σ(f + 1)⊙c + σ(i)⊙tanh(j)),
+Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000 and, for ELMo,
+the projection of Sak et al. 2014 (https://arxiv.org/abs/1402.1128) and the bounds of
+TensorFlow's LSTMCell: i, j, f, o = [x; h]W + b, c ← clip(σ(f + 1)⊙c + σ(i)⊙tanh(j)),
 h = clip((σ(o)⊙tanh(c))P).
 """
 
 from functools import partial
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from tl_jax.models.batch import Array
-from tl_jax.models.dense import dense, transposed, weight_gradient
-from tl_jax.models.lstm import borders
+from tl_jax.models.dense import transposed, weight_gradient
 
 
 class State(NamedTuple):
@@ -23,7 +22,7 @@ class State(NamedTuple):
 
     Attributes:
       cell: c, of the width of the cell.
-      hidden: h, of the width of the projection.
+      hidden: h, of the width of the projection, or of the cell where there is none.
     """
 
     cell: Float[Array, "B H"]
@@ -37,15 +36,15 @@ class Bounds(NamedTuple):
     hidden: float | None
 
 
-def projected_lstm(
+def lstm(
     gates: Float[Array, "T B G"],
     recurrent: Float[Array, "P G"],
-    projection: Float[Array, "H P"],
     example: Int[Array, "B T"],
     start: State,
     *,
-    cell_clip: float | None,
-    projection_clip: float | None,
+    projection: Float[Array, "H P"] | None = None,
+    cell_clip: float | None = None,
+    projection_clip: float | None = None,
     reverse: bool = False,
 ) -> tuple[Float[Array, "T B P"], State]:
     """Runs the recurrence over gate inputs that were computed for all tokens at once.
@@ -54,9 +53,9 @@ def projected_lstm(
       gates: xW + b of each token, in the order input, cell, forget, output; 1 is added
         to the forget gate here. Time comes first, as it is read.
       recurrent: The weights of the previous hidden state.
-      projection: From the cell's width to the hidden state's.
       example: Which example of its row a token belongs to, 0 = padding.
       start: Every example of a row begins with the row's state here.
+      projection: From the cell's width to the hidden state's; by default h is as wide.
       cell_clip: Bound of c's values in both directions; None means that there is none.
       projection_clip: Bound of h's, likewise.
       reverse: Reads from right to left.
@@ -72,11 +71,19 @@ def projected_lstm(
     return _recurrence(bounds, reverse, gates, weights, start, flags)
 
 
+def borders(example: Int[Array, "B T"], *, reverse: bool) -> Bool[Array, "B T"]:
+    """True at the first token of each run of one example, in reading direction."""
+    edge = jnp.ones((example.shape[0], 1), bool)
+    changes = example[:, 1:] != example[:, :-1]
+    parts = [changes, edge] if reverse else [edge, changes]
+    return jnp.concatenate(parts, axis=1)
+
+
 class Weights(NamedTuple):
     """The matrices that each token goes through."""
 
     recurrent: Float[Array, "P G"]
-    projection: Float[Array, "H P"]
+    projection: Float[Array, "H P"] | None
 
 
 class Flags(NamedTuple):
@@ -133,7 +140,10 @@ def _read(
     i, f, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f + 1), jax.nn.sigmoid(o)
     j = jnp.tanh(j)
     cell = _clip(f * before.cell + i * j, bounds.cell)
-    hidden = _clip((o * jnp.tanh(cell)) @ weights.projection, bounds.hidden)
+    hidden = o * jnp.tanh(cell)
+    if weights.projection is not None:
+        hidden = hidden @ weights.projection
+    hidden = _clip(hidden, bounds.hidden)
     step = _Step(i, j, f, o, hidden, before)
     return _choose(flags.real, State(cell, hidden), state), step
 
@@ -164,7 +174,7 @@ def _backward(
 ) -> tuple[Float[Array, "T B G"], Weights, State, None]:
     """Goes back through the tokens; the weights' gradients are one product each."""
     weights, flags, steps = saved
-    back = Weights(transposed(weights.recurrent), transposed(weights.projection))
+    back = jax.tree.map(transposed, weights)
     nothing = jax.tree.map(jnp.zeros_like, gradient[1])
 
     def unread(
@@ -175,7 +185,9 @@ def _backward(
         after = State(cell, hidden + outer)
         own = _choose(real, after, nothing)
         projected = jnp.where(_inside(step.hidden, bounds.hidden), own.hidden, 0)
-        squashed = projected @ back.projection
+        squashed = projected
+        if back.projection is not None:
+            squashed = projected @ back.projection
         # Computed once more: to store it takes longer.
         was = _clip(step.f * step.before.cell + step.i * step.j, bounds.cell)
         tanh = jnp.tanh(was)
@@ -197,10 +209,11 @@ def _backward(
     (begin, at_start), (gates, projected, given) = jax.lax.scan(
         unread, (end, nothing), (states, flags, steps), reverse=not reverse
     )
-    product = Weights(
-        weight_gradient(_flat(steps.before.hidden), _flat(gates)),
-        weight_gradient(_flat(given), _flat(projected)),
-    )
+    to_recurrent = weight_gradient(_flat(steps.before.hidden), _flat(gates))
+    to_projection = None
+    if weights.projection is not None:
+        to_projection = weight_gradient(_flat(given), _flat(projected))
+    product = Weights(to_recurrent, to_projection)
     return gates, product, jax.tree.map(jnp.add, at_start, begin), None
 
 
@@ -222,48 +235,3 @@ def _clip(x: Array, bound: float | None) -> Array:
 def _inside(x: Array, bound: float | None) -> Array | bool:
     """True where a clipped value was not held back, and so has a gradient."""
     return True if bound is None else jnp.abs(x) < bound
-
-
-class ProjectedLstm(nn.Module):
-    """One layer in one direction; matrices start Glorot-uniform, the bias at 0.
-
-    The attributes are those of `projected_lstm`; ``features`` is the projection's width
-    P and ``cell_size`` the cell's, H.
-    """
-
-    features: int
-    cell_size: int
-    cell_clip: float | None = 3.0
-    projection_clip: float | None = 3.0
-    reverse: bool = False
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B T E"], example: Int[Array, "B T"], start: State
-    ) -> tuple[Float[Array, "B T P"], State]:
-        """Reads each example of each row from the row's state."""
-        inputs, width = x.shape[-1], 4 * self.cell_size
-        glorot, zeros = nn.initializers.glorot_uniform(), nn.initializers.zeros
-        kernel, recurrent, projection, bias = (
-            self.param(name, init, shape, jnp.float32).astype(x.dtype)
-            for name, init, shape in (
-                ("kernel", glorot, (inputs, width)),
-                ("recurrent", glorot, (self.features, width)),
-                ("projection", glorot, (self.cell_size, self.features)),
-                ("bias", zeros, (width,)),
-            )
-        )
-        by_time = x.swapaxes(0, 1)  # here, where it is narrower than the gates
-        gates = dense(by_time.reshape(-1, inputs), kernel, bias)
-        start = State(start.cell.astype(x.dtype), start.hidden.astype(x.dtype))
-        states, end = projected_lstm(
-            gates.reshape(*by_time.shape[:-1], width),
-            recurrent,
-            projection,
-            example,
-            start,
-            cell_clip=self.cell_clip,
-            projection_clip=self.projection_clip,
-            reverse=self.reverse,
-        )
-        return states.swapaxes(0, 1), end
