@@ -9,22 +9,20 @@ transferred encoder, first frozen and then fine-tuned.
 import importlib.util
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from tl_jax.data.packing import pack
 from tl_jax.data.rotten_tomatoes import rotten_tomatoes
 from tl_jax.files.atomic import read_json, write_text
 from tl_jax.files.errors import ConfigError
-from tl_jax.interop.huggingface import load_bert
 from tl_jax.metrics.bootstrap import Spread, spread
 from tl_jax.models.batch import Batch
-from tl_jax.models.compose import Params, compose, graft, init_from
-from tl_jax.models.heads import Classify
-from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
+from tl_jax.models.bert import Bert
+from tl_jax.models.compose import Params, graft
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.experiment import MINILM
 from tl_jax.runs.finetune import finetune, finetune_seeds
@@ -138,9 +136,7 @@ def word_vectors(story: Story) -> None:
 
 def vector_trial(story: Story, plan: str, count: int, seed: int) -> Outcome:
     """Trains a biLSTM on so many labels, under a plan of the embedding."""
-    words = story.words
-    encoder = WordVectors(WordVectorsConfig(len(story.vocabulary), 50, 64))
-    model = compose(encoder, Classify(2, dropout=0.0))
+    words, model = story.words, story.bilstm
     recipe = Recipe(
         1,
         2e-3,
@@ -148,8 +144,7 @@ def vector_trial(story: Story, plan: str, count: int, seed: int) -> Outcome:
         story.effort.batch_size,
         total_steps=story.effort.vector_steps,
     )
-    sample = pack(words.train, [0], words.layout, batch_size=1)
-    params = model.init(jax.random.key(seed), sample)
+    params = story.drawn(model, words, seed)
     if plan != "random":
         params = graft(params, **{"encoder/embedding": {"embedding": story.glove}})
     return train_and_score(
@@ -171,7 +166,8 @@ def frozen_encoder(story: Story) -> None:
     from sklearn.linear_model import LogisticRegression
 
     began = time.perf_counter()
-    encoder, params = load_bert(story.minilm, pooling="mean")
+    whole, params = story.minilm
+    encoder = Bert(replace(whole.config, pooling="mean"))
 
     def pooled(params: Params, batch: Batch) -> jax.Array:
         features: Any = encoder.apply({"params": params}, batch)
@@ -227,10 +223,7 @@ def fine_tuned_encoder(story: Story, seeds: int) -> Path:
 def encoder_trial(story: Story, count: int) -> Outcome:
     """Fine-tunes MiniLM on so many labels, in memory."""
     pieces = story.pieces
-    encoder, weights = load_bert(story.minilm)
-    model = compose(encoder, Classify(2, encoder.config.hidden_dropout))
-    sample = pack(pieces.train, [0], pieces.layout, batch_size=1)
-    params = init_from(model.init, jax.random.key(0), sample, encoder=weights)
+    model, params = story.classifier
     recipe = Recipe(
         1,
         RATE,

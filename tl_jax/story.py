@@ -6,16 +6,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from tl_jax.data.examples import Examples
-from tl_jax.data.packing import Layout, fit
+from tl_jax.data.packing import Layout, fit, pack
 from tl_jax.data.rotten_tomatoes import Sentences
 from tl_jax.files.atomic import write_json, write_text
 from tl_jax.files.sources import resolve, weights_folder
 from tl_jax.interop.embedding import embedding_table
+from tl_jax.interop.huggingface import load_bert
 from tl_jax.interop.word_vectors import read_word_vectors
 from tl_jax.metrics.bootstrap import Spread
+from tl_jax.models.bert import Bert
+from tl_jax.models.compose import Model, Params, compose, init_from
+from tl_jax.models.heads import Classify
+from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
 from tl_jax.report import draw_curves, draw_rows, markdown
 from tl_jax.runs.experiment import MINILM
 from tl_jax.runs.story_bar import StoryBar
@@ -77,9 +83,9 @@ FAST = Effort(
     examples=480,
     held_out=240,
     seeds=1,
-    vector_steps=240,
+    vector_steps=200,
     encoder_epochs=2,
-    encoder_steps=60,
+    encoder_steps=24,
     batch_size=16,
     sizes=(100,),
 )
@@ -115,14 +121,34 @@ class Story:
     rows: list[Row] = field(default_factory=list)
 
     @cached_property
-    def minilm(self) -> Path:
-        """The folder of MiniLM's weights."""
-        return weights_folder(resolve(MINILM))
+    def minilm(self) -> tuple[Bert, Params]:
+        """MiniLM, and its weights."""
+        return load_bert(weights_folder(resolve(MINILM)))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """MiniLM's word pieces."""
-        return load_tokenizer(self.minilm)
+        return load_tokenizer(weights_folder(resolve(MINILM)))
+
+    @cached_property
+    def classifier(self) -> tuple[Model, Params]:
+        """MiniLM under a new head, as fine-tuning on a part of the labels begins."""
+        encoder, weights = self.minilm
+        model = compose(encoder, Classify(2, encoder.config.hidden_dropout))
+        return model, self.drawn(model, self.pieces, 0, encoder=weights)
+
+    @cached_property
+    def bilstm(self) -> Model:
+        """A biLSTM over vectors of the data's words."""
+        encoder = WordVectors(WordVectorsConfig(len(self.vocabulary), 50, 64))
+        return compose(encoder, Classify(2, dropout=0.0))
+
+    def drawn(
+        self, model: Model, split: "Split", seed: int, **weights: Params
+    ) -> Params:
+        """Parameters of a model of such sentences, drawn where no weights are given."""
+        sample = pack(split.train, [0], split.layout, batch_size=1)
+        return init_from(model.init, jax.random.key(seed), sample, **weights)
 
     @cached_property
     def vocabulary(self) -> WordVocabulary:
@@ -139,12 +165,12 @@ class Story:
     @cached_property
     def pieces(self) -> Split:
         """The sentences as word pieces."""
-        return self._encoded(self.tokenizer, PIECES, self.effort.encoder_steps, 30)
+        return self._encoded(self.tokenizer, PIECES, self.effort.encoder_steps, 40)
 
     @cached_property
     def words(self) -> Split:
         """The sentences as words."""
-        return self._encoded(self.vocabulary, WORDS, self.effort.vector_steps, 50)
+        return self._encoded(self.vocabulary, WORDS, self.effort.vector_steps, 400)
 
     def _encoded(
         self, text: TextEncoder, layout: Layout, steps: int, compile_steps: int
