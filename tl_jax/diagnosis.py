@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -52,7 +52,8 @@ class Diagnosis:
       lengths: The score by number of words.
       labels: The classes, in the order of the confusion matrix.
       confusion: Counts of (gold, predicted) classes.
-      types: Scores of types, the most frequent ones first.
+      types: Scores of entities' types or of roles, the most frequent ones first.
+      kind: What these are: "type" or "role".
       confidence: How sure and how often right predictions are.
       values: Gold and predicted numbers.
     """
@@ -62,6 +63,7 @@ class Diagnosis:
     labels: tuple[str, ...] = ()
     confusion: Int[np.ndarray, "N N"] | None = None
     types: tuple[TypeScore, ...] = ()
+    kind: Literal["type", "role"] = "type"
     confidence: Calibration | None = None
     values: tuple[Float[np.ndarray, " M"], Float[np.ndarray, " M"]] | None = None
 
@@ -225,6 +227,7 @@ def _of_roles(records: Sequence[Record], rows: Propositions) -> Diagnosis:
         "F1",
         by_length(np.array([len(own) for own in gold], np.int64), score),
         types=_ranked(TypeScore(name, s.f1, s.gold) for name, s in roles.items()),
+        kind="role",
         confidence=confidence(chances, right),
     )
 

@@ -78,8 +78,8 @@ def draw_confusion(
     _title(axes, "confusion")
 
 
-def draw_types(axes: Axes, types: Sequence[TypeScore]) -> None:
-    """Draws the F1 of types, the most frequent one on top, with their numbers."""
+def draw_types(axes: Axes, types: Sequence[TypeScore], kind: str) -> None:
+    """Draws F1 by type or by role, the most frequent one on top, with their numbers."""
     shown = types[:TYPES]
     places = range(len(shown))
     axes.barh(places, [kind.f1 for kind in shown], color=COLOURS[0], height=0.7)
@@ -92,7 +92,7 @@ def draw_types(axes: Axes, types: Sequence[TypeScore]) -> None:
     axes.set_xlabel("F1")
     rest = len(types) - len(shown)
     more = f", the {len(shown)} most frequent of {len(types)}" if rest else ""
-    _title(axes, f"F1 by type{more} (gold count)")
+    _title(axes, f"F1 by {kind}{more} (gold count)")
 
 
 def draw_lengths(axes: Axes, bins: Sequence[Bin], score: str) -> None:
