@@ -165,7 +165,7 @@ class Story:
     @cached_property
     def pieces(self) -> Split:
         """The sentences as word pieces."""
-        return self._encoded(self.tokenizer, PIECES, self.effort.encoder_steps, 40)
+        return self._encoded(self.tokenizer, PIECES, self.effort.encoder_steps, 30)
 
     @cached_property
     def words(self) -> Split:

@@ -1,6 +1,7 @@
 """The n-gram model that ELMo is measured by."""
 
 import importlib.util
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -185,4 +186,7 @@ def test_the_perplexities_of_a_run_that_has_ended_stand_beside(kneser_ney, tmp_p
         kneser_ney.main(kneser_ney.Config(run))
     prepared_run(run, ["a b a", "a c"], ["a b"], 100)
     (run / "results.json").write_text('{"dev": {"perplexity": 9.0}}')
-    assert kneser_ney.main(kneser_ney.Config(run))["elmo"] == {"perplexity": 9.0}
+    results = tmp_path / "results.jsonl"
+    found = kneser_ney.main(kneser_ney.Config(run, results=results))
+    assert found["elmo"] == {"perplexity": 9.0}
+    assert json.loads(results.read_text("utf-8")) == {"run": "run", **found}
