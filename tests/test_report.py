@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from tl_jax.diagnosis import by_length, confidence, diagnose
+from tl_jax.diagnosis import Diagnosis, by_length, confidence, diagnose
+from tl_jax.drawing import draw_types
 from tl_jax.files.errors import ConfigError
 from tl_jax.report import markdown, mean_mixes, report
 from tl_jax.runs.config import FinetuneConfig
@@ -190,6 +192,12 @@ def test_answers_are_scored_by_the_official_rules(tmp_path: Path) -> None:
     assert found.confidence.error == pytest.approx(sum(map(abs, right)) / 4)
 
 
+def title_of(found: Diagnosis) -> str:
+    axes = Figure().subplots()
+    draw_types(axes, found.types, found.kind)
+    return axes.get_title(loc="left") or axes.get_title()
+
+
 def test_entities_and_roles_are_scored_by_type(tmp_path: Path) -> None:
     found = diagnosis_of("tag", tmp_path)
     assert [(k.name, k.gold, round(k.f1, 3)) for k in found.types] == [
@@ -199,7 +207,9 @@ def test_entities_and_roles_are_scored_by_type(tmp_path: Path) -> None:
     assert [(b.least, round(b.score, 3)) for b in found.lengths] == [(1, 1.0), (3, 0.5)]
     # of three entities the one of 0.6 is wrong
     assert found.confidence.error == pytest.approx((2 * 0.1 + 0.6) / 3)
+    assert title_of(found) == "F1 by type (gold count)"
     found = diagnosis_of("srl", tmp_path)
+    assert title_of(found) == "F1 by role (gold count)"
     assert [(k.name, k.gold, k.f1) for k in found.types] == [
         ("ARG0", 1, 1.0),
         ("ARGM-TMP", 1, 0.0),

@@ -78,7 +78,7 @@ def draw_confusion(
     _title(axes, "confusion")
 
 
-def draw_types(axes: Axes, types: Sequence[TypeScore], kind: str) -> None:
+def draw_types(axes: Axes, types: Sequence[TypeScore], by: str) -> None:
     """Draws F1 by type or by role, the most frequent one on top, with their numbers."""
     shown = types[:TYPES]
     places = range(len(shown))
@@ -92,7 +92,7 @@ def draw_types(axes: Axes, types: Sequence[TypeScore], kind: str) -> None:
     axes.set_xlabel("F1")
     rest = len(types) - len(shown)
     more = f", the {len(shown)} most frequent of {len(types)}" if rest else ""
-    _title(axes, f"F1 by {kind}{more} (gold count)")
+    _title(axes, f"F1 by {by}{more} (gold count)")
 
 
 def draw_lengths(axes: Axes, bins: Sequence[Bin], score: str) -> None:

@@ -258,7 +258,7 @@ def _drawings(found: Diagnosis) -> list[Callable[[Axes], None]]:
         gold, predicted = found.values
         drawings.append(partial(draw_values, gold=gold, predicted=predicted))
     if found.types:
-        drawings.append(partial(draw_types, types=found.types, kind=found.kind))
+        drawings.append(partial(draw_types, types=found.types, by=found.kind))
     if found.lengths:
         drawings.append(partial(draw_lengths, bins=found.lengths, score=found.score))
     if found.confidence is not None:
