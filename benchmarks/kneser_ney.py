@@ -22,7 +22,8 @@ forward / backward; ``benchmarks/results/language_models.jsonl``):
 
 - English, 8.9 million words: four novels of Project Gutenberg and IMDb's reviews
   (`experiments/imdb_text.py`) by --text, wiki-split's sentences by --lines; --dev Pride
-  and Prejudice; --steps 4200 --sampled 2048: **87.9 / 87.1**, Kneser-Ney 129.1 / 129.5.
+  and Prejudice; --steps 4200 (5.4 million words) --sampled 2048: **87.9 / 87.1**,
+  Kneser-Ney 129.1 / 129.5.
 - Korean, 1.0 million: NSMC's reviews, FrameNet's sentences and React's documentation by
   --lines; --dev the Korean side of parallel news, of whose words 31 % are <UNK>;
   --steps 3600 --sampled 2048 --vocab-size 40000 --dropout 0.2: **113.9 / 139.0**,

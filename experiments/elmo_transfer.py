@@ -8,8 +8,16 @@ data are scored once, after the last step. What is in OUT already is not run aga
 Command:   python experiments/elmo_transfer.py --train train.tsv --dev dev.tsv
            --elmo FOLDER
            (entities: --task tag --crf --train train.conll --dev dev.conll)
-Score:     not measured yet
-Cost:      not measured yet
+Score:     biLMs of `benchmarks/kneser_ney.py`; accuracy on dev, without → with ELMo:
+           NSMC, 2 epochs: 57.2 ± 1.0 → 62.9 ± 1.5 (200 labels), 64.8 ± 1.4 → 69.3 ± 0.6
+           (1,000), 79.6 ± 0.3 → 80.9 ± 0.2 (30,000); 5 seeds without, 3 with (of 200
+           labels 4). MR, 3 epochs, 5 seeds: 56.1 ± 1.6 → 57.6 ± 2.6 (200),
+           63.6 ± 2.8 → 63.4 ± 1.9 (1,000), 76.7 ± 0.3 → 76.6 ± 0.5 (8,470): it does not
+           pay there. Logistic regression on the mean of that biLM's states reaches 65.6
+           from 3,000 labels, on TF-IDF of words 73.3: an hour of training on one core
+           has taught it little of what makes an English sentence good or bad. In Korean
+           the baseline is the weaker one, by words of many forms.
+Cost:      MR half an hour on one core; 23 of NSMC's 30 trainings took 55 minutes
 """
 
 import math
