@@ -160,6 +160,7 @@ def test_a_run_trains_as_its_options_say(
     own: dict[str, Any] = {"cell_clip": 0.3, "projection_clip": 0.2, "dropout": 0.2}
     told: dict[str, Any] = {"splits": "spaces", "vocab_size": 15, "skip": False}
     told |= {"sampled": 6, "steps": 4, "warmup": 0.5, "clip": 0.2, "seed": 5}
+    told |= {"restart": 0.4}
     files = {"text": (str(tmp_path / "text.txt"),), "dev": ()}
     pretrain_elmo(replace(config, **own, **told, **files), tmp_path / "run")
 
@@ -168,7 +169,7 @@ def test_a_run_trains_as_its_options_say(
     stream = WordStream(open_words(tmp_path / "words"), 8, 6)
     sizes: dict[str, Any] = {**SIZES, **own, "use_skip_connections": False}
     encoder = ElmoConfig(input="words", vocab_size=15, **sizes)
-    model = BiLanguageModel(encoder, 15, tied=True, sampled=6)
+    model = BiLanguageModel(encoder, 15, tied=True, sampled=6, restart=0.4)
     rates = config.learning_rate * np.array([0, 0.5, 0.5, 0.25])
     optimizer = optax.chain(
         optax.clip_by_global_norm(0.2), optax.adam(lambda n: jnp.asarray(rates)[n])
