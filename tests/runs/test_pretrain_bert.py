@@ -49,7 +49,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     write_documents(folder / "train.txt", 60, seed=1)
     write_documents(folder / "dev.txt", 8, seed=2)
-    (folder / "config.json").write_text(json.dumps(SIZES))
+    (folder / "sizes.json").write_text(json.dumps(SIZES))
     return folder
 
 
@@ -59,7 +59,7 @@ def config(text: Path) -> PretrainBertConfig:
         text=(str(text / "train.txt"),),
         dev=(str(text / "dev.txt"),),
         vocab_size=60,
-        config=str(text / "config.json"),
+        config=str(text / "sizes.json"),
         max_length=32,
         batch_size=8,
         learning_rate=1e-2,

@@ -127,12 +127,12 @@ class HeadConfig(NamedTuple):
 
 
 def read_config(
-    folder: Path, *, pooling: Pooling = "pooler", dtype: Dtype = "float32"
+    place: Path, *, pooling: Pooling = "pooler", dtype: Dtype = "float32"
 ) -> BertConfig:
-    """Reads the encoder's sizes and choices from ``folder/config.json``.
+    """Reads the encoder's sizes and choices from a ``config.json``.
 
     Args:
-      folder: As save_pretrained writes it.
+      place: The file, or a folder with it, as save_pretrained writes one.
       pooling: As in `BertConfig`; the file does not know it.
       dtype: As in `BertConfig`.
 
@@ -140,13 +140,14 @@ def read_config(
       WeightsError: It is not the config of a BERT that is understood here; all that is
         missing, out of range or unsupported is named.
     """
-    raw = read_small_json(folder / CONFIG)
+    file = place if place.is_file() else place / CONFIG
+    raw = read_small_json(file)
     model_type = raw.get("model_type")
     known = isinstance(model_type, str) and model_type in _LAYOUTS
     layout = _LAYOUTS[str(model_type)] if known else _BERT
     problems = [*_unsupported(raw, layout), *_out_of_range(raw, layout)]
     mend = "Only encoders of BERT's family with absolute positions are understood."
-    raise_all(f"{folder / CONFIG}: not a config that fits", problems, mend)
+    raise_all(f"{file}: not a config that fits", problems, mend)
     fields: dict[str, Any] = {
         row.field: raw.get(key, row.default) for key, row in layout.sizes.items()
     }

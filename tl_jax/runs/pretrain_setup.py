@@ -234,9 +234,8 @@ def initial(
         encoder = module.config
         parts = {"encoder": weights} | _stored_heads(folder, nsp=config.nsp)
     elif config.config is not None:
-        path = Path(config.config)
-        folder = path if path.is_dir() else path.parent
-        encoder = read_config(folder, pooling=pooling, dtype=config.precision)
+        place = Path(config.config)
+        encoder = read_config(place, pooling=pooling, dtype=config.precision)
         encoder = replace(encoder, vocab_size=tokenizer.vocab_size)
     else:
         layers, width = SIZES[config.size]
