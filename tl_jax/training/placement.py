@@ -24,6 +24,7 @@ from tl_jax.models.mesh import DATA
 from tl_jax.training.state import TrainState, join_rows, rows, split_rows
 
 PlacementKind = Literal["jit", "fsdp", "pmap"]
+CALL = "/tl_jax/call"  # told to `jax.monitoring` before a compiled step is called
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ class Placement:
         compiled = jax.jit(function, donate_argnums=donate)
 
         def call(state: Any, batch: Batch) -> Any:
+            jax.monitoring.record_event(CALL)
             with self._in_mesh():
                 return compiled(state, _put_rows(batch, by_rows))
 
