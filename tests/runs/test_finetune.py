@@ -129,6 +129,17 @@ def test_seeds_are_runs_of_their_own_and_resume_finishes_them(
     assert resume(out) == summary
 
 
+@pytest.mark.parametrize("file", ["results.json", "seeds.json"])
+def test_a_folder_with_runs_of_another_kind_is_left_as_it_is(
+    encoder_config: FinetuneConfig, tmp_path: Path, file: str
+) -> None:
+    (tmp_path / file).write_text("{}")  # as of word vectors, or of several seeds
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="already holds a run"):
+        finetune(encoder_config, tmp_path)
+    assert {p for p in tmp_path.iterdir() if p.suffix == ".json"} == set(before)
+
+
 @pytest.mark.parametrize("plan", ["random", "initialise", "freeze", "slow"])
 def test_word_vector_plans_start_from_what_they_say(
     plan: str, vectors_config: FinetuneConfig, tmp_path: Path, tiny: Path

@@ -95,8 +95,8 @@ class Problems:
         if self.count and self.on_bad == "raise":
             raise DataError(
                 f"{self.count} bad row{'s' * (self.count > 1)}:\n{self._told()}\n"
-                "Mend the file, or leave bad rows out: on_bad='skip', and for "
-                "training --on-bad skip."
+                "Mend the file, or leave bad rows out: on_bad='skip', which is "
+                "--on-bad skip where a command has it."
             )
 
     def _told(self) -> str:

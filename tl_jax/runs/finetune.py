@@ -21,6 +21,7 @@ from tl_jax.runs.folder import (
     read_setup,
     read_text_encoder,
     refuse_changes,
+    refuse_used,
     seal,
     versions,
     write_setup,
@@ -63,11 +64,7 @@ def finetune(
       Interrupted: A stop was requested; `resume` goes on.
     """
     with hold(out):
-        if is_run(out):
-            raise ConfigError(
-                f"{out} already holds a run. Go on with it by `tl-jax resume {out}`, "
-                "or choose another --out."
-            )
+        refuse_used(out)
         with exit_on_signal("nothing had been trained"):
             sweep(out)
             job, params = prepare(config)
@@ -87,11 +84,7 @@ def finetune_seeds(
     if seeds < 2:
         raise ConfigError(f"--seeds {seeds}: at least 2, or say --seed N.")
     with hold(out):
-        if is_run(out) or (out / SEEDS).exists():
-            raise ConfigError(
-                f"{out} already holds runs. Go on with them by `tl-jax resume {out}`, "
-                "or choose another --out."
-            )
+        refuse_used(out)
         write_json(out / SEEDS, {"seeds": seeds, "config": asdict(config)})
     try:
         return _finish_seeds(config, out, seeds, set(), display)

@@ -91,6 +91,21 @@ def is_run(run: Path) -> bool:
     return (run / SETUP).is_dir()
 
 
+def refuse_used(out: Path) -> None:
+    """Refuses a folder for a new run if there is one, of any kind or number of seeds.
+
+    Raises:
+      ConfigError: Nothing in the folder was touched.
+    """
+    if is_run(out) or (out / SEEDS).exists():
+        raise ConfigError(
+            f"{out} already holds a run. Go on with it by `tl-jax resume {out}`, "
+            "or choose another --out."
+        )
+    if (out / RESULTS).exists():
+        raise ConfigError(f"{out} already holds a run; choose another --out.")
+
+
 def read_setup(run: Path, allowed: set[str] | None = None) -> Setup:
     """Reads a run's setup and verifies that it is the one that the run started from.
 

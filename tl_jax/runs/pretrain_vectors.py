@@ -45,7 +45,7 @@ from tl_jax.metrics.similarity import (
 )
 from tl_jax.models import glove, skipgram
 from tl_jax.models.batch import Array
-from tl_jax.runs.folder import RESULTS, RUN_FILE, versions
+from tl_jax.runs.folder import RESULTS, RUN_FILE, refuse_used, versions
 from tl_jax.runs.pretrain_config import PretrainVectorsConfig
 from tl_jax.runs.pretraining import MODEL
 from tl_jax.runs.tell import tell
@@ -105,8 +105,7 @@ def pretrain_vectors(config: PretrainVectorsConfig, out: Path) -> dict[str, Any]
     """
     config = settled(config)
     with hold(out), exit_on_signal("no vectors were written"):
-        if (out / RUN_FILE).exists():
-            raise ConfigError(f"{out} already holds a run; choose another --out.")
+        refuse_used(out)
         sweep(out)
         judged = {Path(f).stem: read_similarities(Path(f)) for f in config.similarity}
         questions = read_analogies(Path(config.analogies)) if config.analogies else None

@@ -16,7 +16,7 @@ from tl_jax.files.locks import hold
 from tl_jax.files.manifest import sha256_file, verify_manifest, write_manifest
 from tl_jax.models.compose import Params
 from tl_jax.runs.first_state import Init, first_state
-from tl_jax.runs.folder import RUN_FILE, SETUP, is_run, refuse_changes
+from tl_jax.runs.folder import RUN_FILE, SETUP, is_run, refuse_changes, refuse_used
 from tl_jax.training.log import Progress, tensorboard_writer
 from tl_jax.training.loop import Display, Evaluate, Habits, Training, fit
 from tl_jax.training.processes import leads, meet
@@ -49,12 +49,8 @@ def beginning(
     """
     with hold(out) if leads() else nullcontext():
         with exit_on_signal("nothing had been trained"):
-            if leads() and is_run(out):
-                raise ConfigError(
-                    f"{out} already holds a run. Go on with it by `tl-jax resume "
-                    f"{out}`, or choose another --out."
-                )
             if leads():
+                refuse_used(out)
                 sweep(out)
             made = set_up() if leads() else None
             meet("set up", 0)
