@@ -77,7 +77,7 @@ def test_what_is_not_there_is_told(prepared):
         read_table("tfds:glue/nothing", data_dir=prepared)
 
 
-def test_a_set_that_cannot_be_prepared_fails_fast(tmp_path, monkeypatch):
+def test_a_set_that_cannot_be_prepared_fails_fast(tmp_path, monkeypatch, caplog):
     asked = []
 
     def refuse(address, timeout):
@@ -91,6 +91,7 @@ def test_a_set_that_cannot_be_prepared_fails_fast(tmp_path, monkeypatch):
     assert "pip install 'tl-jax[tfds]'" in str(caught.value)
     assert asked
     assert all(timeout <= 3 for _, timeout in asked)
+    assert not caplog.records  # the error is all that is said
 
 
 def test_preparing_says_when_tensorflow_is_needed(tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
 """Data sets of TFDS, read without TensorFlow through array_record's random access."""
 
+import logging
 import os
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -92,10 +94,23 @@ def _open(
     name, version, split = match["name"], match["version"], match["split"]
     folder = data_dir or os.environ.get("TFDS_DATA_DIR")
     full = f"{name}:{version}" if version else name
-    builder = _builder(full, None if folder is None else str(folder))
-    if not builder.is_prepared():
-        _prepare(builder, full)
+    with _silence():
+        builder = _builder(full, None if folder is None else str(folder))
+        if not builder.is_prepared():
+            _prepare(builder, full)
     return builder, split or "train"
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps TFDS from warning of what it does not find; errors tell that."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _builder(name: str, data_dir: str | None) -> "tfds.core.DatasetBuilder":
