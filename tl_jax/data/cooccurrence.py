@@ -128,7 +128,7 @@ def _add(*runs: tuple[np.ndarray, np.ndarray]) -> Run:
 def _write(file: Path, run: Run) -> None:
     records = np.empty(len(run[0]), _RUN)
     records["key"], records["count"] = run
-    records.tofile(file)
+    file.write_bytes(records.data)
 
 
 def _read(file: Path) -> Run:
@@ -168,7 +168,7 @@ def _shuffle(
     with open(runs / "ordered", "wb") as stream:
         for block in merged:
             records = _mirrored(block, vocabulary)
-            records.tofile(stream)
+            stream.write(records.data)
             total += len(records)
     buckets = -(-total // _BUCKET)
     draw = np.random.default_rng([seed, 0])
@@ -178,12 +178,12 @@ def _shuffle(
         dealt = draw.integers(0, buckets, len(records))
         for bucket in range(buckets):
             with open(runs / f"{bucket}.bucket", "ab") as stream:
-                records[dealt == bucket].tofile(stream)
+                stream.write(records[dealt == bucket].data)
     with open(folder / ENTRIES, "wb") as stream:
         for bucket in range(buckets):
             records = np.fromfile(runs / f"{bucket}.bucket", ENTRY)
             order = np.random.default_rng([seed, 1, bucket]).permutation(len(records))
-            records[order].tofile(stream)
+            stream.write(records[order].data)
     return np.memmap(folder / ENTRIES, ENTRY, "r") if total else np.empty(0, ENTRY)
 
 

@@ -166,7 +166,7 @@ def prepare(
         drawn = draw_pairs(corpus.segments, corpus.documents, corpus.connected, rules)
         with open(fresh / "pairs.bin", "wb") as stream:
             while some := list(islice(drawn, _PAIRS_AT_ONCE)):
-                np.array(some, np.int64).tofile(stream)
+                stream.write(np.array(some, np.int64).data)
         lengths = rules.lengths(_map_pairs(fresh))
         width = row_length or _fitting(lengths, rules)
         if width < rules.max_length:
@@ -230,13 +230,13 @@ def _write_rows(
         open(folder / "packed.bin", "wb") as packed,
         open(folder / "rows.bin", "wb") as bounds,
     ):
-        _numbers(0).tofile(bounds)
+        bounds.write(_numbers(0).data)
         for at in range(0, len(order), _WINDOW):
             some = order[at : at + _WINDOW]
             rows, slots, _ = _place(lengths[some], width)
-            some[np.lexsort((slots, rows))].astype(np.int64).tofile(packed)
+            packed.write(some[np.lexsort((slots, rows))].astype(np.int64).data)
             sizes = np.bincount(rows)
-            (begin + np.cumsum(sizes)).astype(np.int64).tofile(bounds)
+            bounds.write((begin + np.cumsum(sizes)).astype(np.int64).data)
             begin, count = begin + len(some), count + len(sizes)
     return count
 
@@ -247,23 +247,23 @@ def _write_corpus(
     """Writes all files but pairs.bin; returns what they hold."""
     pieces = segments = number = 0
     with ExitStack() as stack:
-
+        # Not by numpy's tofile: it loses an exception that a signal raises within it.
         def create(name: str) -> BinaryIO:
             return stack.enter_context(open(folder / name, "wb"))
 
         ends, firsts = create("segments.bin"), create("documents.bin")
         connected = create("connected.bin")
-        _numbers(0).tofile(ends)
-        _numbers(0).tofile(firsts)
+        ends.write(_numbers(0).data)
+        firsts.write(_numbers(0).data)
         for shard, group in enumerate(_grouped(documents, shard_pieces)):
             with open(folder / f"tokens-{shard:05}.bin", "wb") as tokens:
                 for document in group:
                     lengths = [len(s) for s in document.segments]
-                    np.concatenate(document.segments).astype(dtype).tofile(tokens)
-                    (pieces + np.cumsum(lengths)).tofile(ends)
+                    tokens.write(np.concatenate(document.segments).astype(dtype).data)
+                    ends.write((pieces + np.cumsum(lengths)).data)
                     pieces, segments = pieces + sum(lengths), segments + len(lengths)
-                    _numbers(segments).tofile(firsts)
-                    np.array([document.connected]).tofile(connected)
+                    firsts.write(_numbers(segments).data)
+                    connected.write(np.array([document.connected]).data)
                     number += 1
     if not pieces:
         raise DataError("The text gives no pieces with this vocabulary.")

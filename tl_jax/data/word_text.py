@@ -147,7 +147,7 @@ def _number(file: Path, sentences: Iterable[Sequence[str]]) -> list[str]:
             for words in filter(len, some):
                 found.append(BEGIN_ID)
                 found += [numbers.setdefault(word, len(numbers)) for word in words]
-            np.array(found, np.int32).tofile(stream)
+            stream.write(np.array(found, np.int32).data)
         if not stream.tell():
             raise DataError("The text holds no words.")
     return list(numbers)

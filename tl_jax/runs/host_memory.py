@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from functools import cache
 
 import jax
 
@@ -11,6 +12,7 @@ from tl_jax.training.placement import CALL
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
+@cache  # a process has one heap, and listeners would add up
 def keep_freed_memory() -> bool:
     """Lets freed memory stay with the process, for the next step to use again.
 
