@@ -5,10 +5,11 @@
 
 Both sides learn the same tasks from the same weights and rows: WNUT17's entities,
 QNLI, 2,000 questions of SQuAD v1.1 and 6,000 propositions of EWT's PropBank (chosen by
-hash), for 2 epochs of batches of 32, AdamW at 5e-5 with a tenth of the steps to warm
-up, linear decay, clipping at 1 and dropout 0.1. The checkpoint of the last step is
-scored on all of the dev data by the same functions. Texts are cut, batched and decoded
-by each side as its users do (`quality_peer.py`); ours is `tl_jax.runs.finetune`.
+hash), for 2 epochs of AdamW with a tenth of the steps to warm up, linear decay,
+clipping at 1 and dropout 0.1; batch size and learning rate are the task's
+(`quality_task.TASKS`). The checkpoint of the last step is scored on all of the dev data
+by the same functions. Texts are cut, batched and decoded by each side as its users do
+(`quality_peer.py`); ours is `tl_jax.runs.finetune`.
 
 DIR holds ner/wnut17/{train,dev}.conll, pairs/qnli/{train,dev}.tsv,
 qa/squad_v1.1/{train,dev}.json and srl/ewt_propbank/{train,dev}_part*.conll.
@@ -16,8 +17,7 @@ qa/squad_v1.1/{train,dev}.json and srl/ewt_propbank/{train,dev}_part*.conll.
 A unit is one task, side and seed. Its result is appended to FILE at once, and a unit
 that stands there is not run again, so that the table can grow over days: a unit of
 MiniLM takes minutes on two cores. Rates compare sides only if nothing ran beside them.
-WNUT17 scatters: the peer's first two seeds gave 43.4 and 37.1. Needs the extra
-``peers``.
+Needs the extra ``peers``.
 """
 
 import json
@@ -68,10 +68,11 @@ class Config:
     sizes: Sizes = field(default_factory=Sizes)
     table: bool = False
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What results must have in common to be compared."""
-        return {"weights": self.weights, **asdict(self.sizes)}
+    def settings(self, task: str) -> dict[str, Any]:
+        """What results of a task must have in common to be compared."""
+        recipe = TASKS[task]
+        how = {"batch_size": recipe.batch_size, "learning_rate": recipe.rate}
+        return {"weights": self.weights, **asdict(self.sizes), **how}
 
 
 def main(config: Config) -> None:
@@ -109,12 +110,12 @@ def run_unit(config: Config, name: str, side: str, seed: int) -> None:
         seconds = time.perf_counter() - began
     result = {
         **unit,
-        "score": metrics[task.score],
+        "score": metrics[TASKS[name].score],
         "metrics": metrics,
         **examples,
         "seconds": seconds,
         "examples_per_second": task.config.epochs * examples["train"] / seconds,
-        "settings": config.settings,
+        "settings": config.settings(name),
         "versions": {package: metadata.version(package) for package in PACKAGES},
         "time": time.time(),
     }
@@ -130,12 +131,12 @@ def peers_metrics(task: Task, seed: int) -> dict[str, float]:
 
 
 def read_results(config: Config) -> list[dict[str, Any]]:
-    """The results of these weights and sizes."""
+    """The results of these weights, sizes and recipes."""
     if not config.results.exists():
         return []
     lines = config.results.read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    return [row for row in rows if row["settings"] == config.settings]
+    return [row for row in rows if row["settings"] == config.settings(row["task"])]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -143,7 +144,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     from tl_jax.report import markdown
 
     lines = []
-    for name, (_, _, score) in TASKS.items():
+    for name, recipe in TASKS.items():
         own = [row for row in rows if row["task"] == name]
         if not own:
             continue
@@ -160,7 +161,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         train, dev = own[0]["train"], own[0]["dev"]
         ours, ours_rate, peer, peer_rate = cells
         data = f"{name}, {train:,} / {dev:,}"
-        lines.append([data, score, ours, peer, difference, ours_rate, peer_rate])
+        cells = [ours, peer, difference, ours_rate, peer_rate]
+        lines.append([data, recipe.score, *cells])
     head = ["train / dev examples", "score", *SIDES.values(), "difference"]
     rates = [f"{side}: examples/s, scoring included" for side in SIDES.values()]
     return markdown((*head, *rates), lines) if lines else "There are no results yet."

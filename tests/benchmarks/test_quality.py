@@ -78,7 +78,11 @@ def test_what_is_chosen_by_hash(
 
 
 def test_both_sides_learn_and_are_compared(
-    quality: ModuleType, data: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+    quality: ModuleType,
+    data: Path,
+    tiny: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
@@ -90,7 +94,7 @@ def test_both_sides_learn_and_are_compared(
     peers = [(name, "peer", 0) for name in quality.TASKS]
     assert units == [*peers, ("wnut17", "ours", 0)]
     for row in rows:
-        assert row["score"] == row["metrics"][quality.TASKS[row["task"]][2]]
+        assert row["score"] == row["metrics"][quality.TASKS[row["task"]].score]
         assert row["seconds"] > 0
     sizes = [(row["train"], row["dev"]) for row in rows]
     assert sizes == [(16, 8), (16, 8), (12, 8), (10, 5), (16, 8)]
@@ -102,8 +106,12 @@ def test_both_sides_learn_and_are_compared(
     quality.main(replace(config, seeds=3, table=True))
     assert config.results.read_bytes() == before
     assert capsys.readouterr().out == f"| train{table}" * 2
-    # Results of other weights or sizes are none of this table's.
+    # Results of other weights, sizes or recipes are none of this table's.
     quality.main(replace(config, weights="other", table=True))
+    assert "no results" in capsys.readouterr().out
+    for name, recipe in quality.TASKS.items():
+        monkeypatch.setitem(quality.TASKS, name, recipe._replace(rate=1.0))
+    quality.main(replace(config, table=True))
     assert "no results" in capsys.readouterr().out
 
 
