@@ -18,12 +18,11 @@ import numpy as np
 import torch
 import transformers
 from jaxtyping import Float, Int
-from quality_task import CLIP, DECAY, EPOCHS, WARMUP, Task
+from quality_task import CLIP, DECAY, EPOCHS, TASKS, WARMUP, Recipe, Task
 
 from tl_jax.interop.load import find_weights
 from tl_jax.metrics import span_qa
 from tl_jax.models.crf import iob2_constraints, viterbi
-from tl_jax.runs.config import FinetuneConfig
 from tl_jax.tasks import classification, srl, tagging
 from tl_jax.tasks.span_qa import SpanQa
 from tl_jax.tasks.word_tags import tag_ids
@@ -68,14 +67,13 @@ def train_and_score(task: Task, seed: int) -> dict[str, float]:
     length = min(task.learnt.max_length, model.config.max_position_embeddings)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     reader = Reader(tokenizer, labels, task, length)
-    train(model, encode(reader, task.train, targets=True).features, task.config, seed)
+    features = encode(reader, task.train, targets=True).features
+    train(model, features, TASKS[task.name], seed)
     dev = encode(reader, task.dev, targets=False)
     return judge(reader, task.dev, dev.source, predict(model, dev.features))
 
 
-def train(
-    model: Any, features: Sequence[Feature], config: FinetuneConfig, seed: int
-) -> None:
+def train(model: Any, features: Sequence[Feature], recipe: Recipe, seed: int) -> None:
     """AdamW with linear warm-up and decay, by batches in an order of the seed's."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim < 2]
@@ -83,8 +81,8 @@ def train(
         {"params": decayed, "weight_decay": DECAY},
         {"params": others, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-    total = EPOCHS * -(-len(features) // config.batch_size)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.rate, fused=True)
+    total = EPOCHS * -(-len(features) // recipe.batch_size)
     schedule = transformers.get_linear_schedule_with_warmup(
         optimizer, math.ceil(WARMUP * total), total
     )
@@ -92,7 +90,7 @@ def train(
     model.train()
     for _ in range(EPOCHS):
         order = torch.randperm(len(features), generator=generator).tolist()
-        for some in grouped(order, config.batch_size):
+        for some in grouped(order, recipe.batch_size):
             model(**batch([features[n] for n in some])).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
