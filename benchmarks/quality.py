@@ -11,6 +11,9 @@ clipping at 1 and dropout 0.1; batch size and learning rate are the task's
 by the same functions. Texts are cut, batched and decoded by each side as its users do
 (`quality_peer.py`); ours is `tl_jax.runs.finetune`.
 
+With --paired nothing is left to chance: both sides begin with one head, see the
+examples in one order, and drop nothing out. What differs then is no luck of the draw.
+
 DIR holds ner/wnut17/{train,dev}.conll, pairs/qnli/{train,dev}.tsv,
 qa/squad_v1.1/{train,dev}.json and srl/ewt_propbank/{train,dev}_part*.conll.
 
@@ -31,11 +34,12 @@ from typing import Any
 
 import jax
 import tyro
-from quality_task import TASKS, Sizes, Task, make_task
+from quality_task import TASKS, Sizes, Task, make_task, start_of, without_dropout
 
 from tl_jax.files.errors import ConfigError, did_you_mean
 from tl_jax.files.sources import cache_home
 from tl_jax.metrics.bootstrap import spread
+from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.finetune import finetune
 from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.tell import tell
@@ -56,6 +60,8 @@ class Config:
       sides: Some of the sides, ours and peer.
       seeds: Seeds 0 … N - 1; each is done for all tasks before the next one.
       sizes: How much of the large sets is used.
+      paired: Both sides begin with one head, see the examples in one order, and drop
+        nothing out.
       table: Run nothing; print the table of what is there.
     """
 
@@ -66,13 +72,15 @@ class Config:
     sides: tuple[str, ...] = tuple(SIDES)
     seeds: int = 3
     sizes: Sizes = field(default_factory=Sizes)
+    paired: bool = False
     table: bool = False
 
     def settings(self, task: str) -> dict[str, Any]:
         """What results of a task must have in common to be compared."""
         recipe = TASKS[task]
         how = {"batch_size": recipe.batch_size, "learning_rate": recipe.rate}
-        return {"weights": self.weights, **asdict(self.sizes), **how}
+        sizes = asdict(self.sizes)
+        return {"weights": self.weights, **sizes, **how, "paired": self.paired}
 
 
 def main(config: Config) -> None:
@@ -99,14 +107,17 @@ def run_unit(config: Config, name: str, side: str, seed: int) -> None:
     tell(f"\n{name}, {SIDES[side]}, seed {seed}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        task = make_task(name, config.data, config.weights, config.sizes, folder)
+        weights = config.weights
+        if config.paired:
+            weights = without_dropout(weights, folder / "weights")
+        task = make_task(name, config.data, weights, config.sizes, folder)
+        options = replace(task.config, seed=seed)
         examples = {"train": len(task.train), "dev": len(task.dev)}
         began = time.perf_counter()
         if side == "ours":
-            options = replace(task.config, seed=seed)
             metrics = finetune(options, folder / "run")["parts"]["dev"]["metrics"]
         else:
-            metrics = peers_metrics(task, seed)
+            metrics = peers_metrics(task, options, paired=config.paired)
         seconds = time.perf_counter() - began
     result = {
         **unit,
@@ -123,11 +134,14 @@ def run_unit(config: Config, name: str, side: str, seed: int) -> None:
         stream.write(json.dumps(result, ensure_ascii=False) + "\n")
 
 
-def peers_metrics(task: Task, seed: int) -> dict[str, float]:
+def peers_metrics(
+    task: Task, options: FinetuneConfig, *, paired: bool
+) -> dict[str, float]:
     """Trains and scores the peer; torch is imported only where it is needed."""
     from quality_peer import train_and_score
 
-    return train_and_score(task, seed)
+    start = start_of(options) if paired else None
+    return train_and_score(task, options.seed, start)
 
 
 def read_results(config: Config) -> list[dict[str, Any]]:

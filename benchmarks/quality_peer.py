@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import transformers
 from jaxtyping import Float, Int
-from quality_task import CLIP, DECAY, EPOCHS, TASKS, WARMUP, Recipe, Task
+from quality_task import CLIP, DECAY, EPOCHS, TASKS, WARMUP, Recipe, Start, Task
 
 from tl_jax.interop.load import find_weights
 from tl_jax.metrics import span_qa
@@ -54,8 +54,16 @@ class Reader:
         return self.tokenizer(*texts, max_length=self.length, **how)
 
 
-def train_and_score(task: Task, seed: int) -> dict[str, float]:
-    """Fine-tunes to the last step, and scores the dev data."""
+def train_and_score(
+    task: Task, seed: int, start: Start | None = None
+) -> dict[str, float]:
+    """Fine-tunes to the last step, and scores the dev data.
+
+    Args:
+      task: What is learnt.
+      seed: Keys what is drawn.
+      start: Instead, the first head and the order of examples.
+    """
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(seed)
@@ -68,13 +76,36 @@ def train_and_score(task: Task, seed: int) -> dict[str, float]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     reader = Reader(tokenizer, labels, task, length)
     features = encode(reader, task.train, targets=True).features
-    train(model, features, TASKS[task.name], seed)
+    orders = draw_orders(len(features), seed)
+    if start is not None:
+        orders = start.orders
+        set_head(model, start)
+    train(model, features, TASKS[task.name], orders)
     dev = encode(reader, task.dev, targets=False)
     return judge(reader, task.dev, dev.source, predict(model, dev.features))
 
 
-def train(model: Any, features: Sequence[Feature], recipe: Recipe, seed: int) -> None:
-    """AdamW with linear warm-up and decay, by batches in an order of the seed's."""
+def draw_orders(count: int, seed: int) -> list[list[int]]:
+    """Draws the order of the examples in each epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randperm(count, generator=generator).tolist() for _ in range(EPOCHS)]
+
+
+def set_head(model: Any, start: Start) -> None:
+    """Replaces the head that was drawn."""
+    head = model.qa_outputs if hasattr(model, "qa_outputs") else model.classifier
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor(start.kernel.T))
+        head.bias.copy_(torch.tensor(start.bias))
+
+
+def train(
+    model: Any,
+    features: Sequence[Feature],
+    recipe: Recipe,
+    orders: Sequence[Sequence[int]],
+) -> None:
+    """AdamW with linear warm-up and decay, an epoch for each order of the examples."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [
@@ -86,10 +117,8 @@ def train(model: Any, features: Sequence[Feature], recipe: Recipe, seed: int) ->
     schedule = transformers.get_linear_schedule_with_warmup(
         optimizer, math.ceil(WARMUP * total), total
     )
-    generator = torch.Generator().manual_seed(seed)
     model.train()
-    for _ in range(EPOCHS):
-        order = torch.randperm(len(features), generator=generator).tolist()
+    for order in orders:
         for some in grouped(order, recipe.batch_size):
             model(**batch([features[n] for n in some])).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)

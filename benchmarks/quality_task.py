@@ -2,18 +2,26 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jaxtyping import Float
 
+from tl_jax.data.packing import Layout
 from tl_jax.data.propbank import Propositions, read_propositions, write_propositions
+from tl_jax.data.stream import TrainingStream
 from tl_jax.files.atomic import read_json
 from tl_jax.files.errors import DataError
+from tl_jax.files.manifest import MANIFEST
+from tl_jax.interop.load import find_weights
 from tl_jax.runs.config import FinetuneConfig, TaskName
+from tl_jax.runs.job import prepare
 from tl_jax.runs.tasks import task_of
 from tl_jax.tasks.task import Task as Learnt
 
@@ -80,6 +88,44 @@ class Task:
 
     def _read(self, files: str | Sequence[str]) -> Any:
         return self.learnt.read(files, None, on_bad="raise", labelled=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What else a seed draws, for a peer that is to begin and go on as ours does.
+
+    Attributes:
+      kernel: Of the head, by inputs and outputs.
+      bias: Of the head.
+      orders: The numbers of the training examples as they come, an epoch each.
+    """
+
+    kernel: Float[np.ndarray, "D N"]
+    bias: Float[np.ndarray, "N"]
+    orders: Sequence[Sequence[int]]
+
+
+def start_of(config: FinetuneConfig) -> Start:
+    """Draws a run's first head and the orders of its examples, without training."""
+    job, params = prepare(config)
+    examples = job.encoded["train"].examples
+    stream = TrainingStream(examples, config.batch_size, Layout(), config.seed)
+    steps = [stream.indices(n) for n in range(config.epochs * stream.steps_per_epoch)]
+    orders = np.concatenate(steps).reshape(config.epochs, -1)
+    head = jax.tree.map(np.asarray, params["head"]["output"])
+    return Start(head["kernel"], head["bias"], orders.tolist())
+
+
+def without_dropout(weights: str, folder: Path) -> str:
+    """Copies weights into ``folder``, with a config that drops nothing out."""
+    ours_alone = shutil.ignore_patterns(MANIFEST)  # it would miss the config's bytes
+    shutil.copytree(find_weights(weights), folder, ignore=ours_alone)
+    file = folder / "config.json"
+    places = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    told = read_json(file) | dict.fromkeys((*places, "classifier_dropout"), 0.0)
+    file.unlink()  # what was fetched may be read-only
+    file.write_text(json.dumps(told), encoding="utf-8")
+    return str(folder)
 
 
 def make_task(name: str, data: Path, weights: str, sizes: Sizes, scratch: Path) -> Task:

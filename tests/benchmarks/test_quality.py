@@ -115,6 +115,30 @@ def test_both_sides_learn_and_are_compared(
     assert "no results" in capsys.readouterr().out
 
 
+def test_sides_that_leave_nothing_to_chance_learn_the_same(
+    quality: ModuleType, data: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    for name, recipe in quality.TASKS.items():  # so that the order tells
+        monkeypatch.setitem(
+            quality.TASKS, name, recipe._replace(batch_size=4, rate=1e-2)
+        )
+    config = options(quality, data, tiny, paired=True)
+    quality.main(config)
+    rows = [json.loads(line) for line in config.results.read_text().splitlines()]
+    ours, peers = (
+        {row["task"]: row["metrics"] for row in rows if row["side"] == side}
+        for side in ("ours", "peer")
+    )
+    assert ours.keys() == quality.TASKS.keys()
+    for name, metrics in ours.items():
+        assert metrics == {k: pytest.approx(peers[name][k], abs=1e-6) for k in metrics}
+    # They are not the units that are trained with dropout.
+    unpaired = replace(config, paired=False)
+    assert "no results" in quality.table(quality.read_results(unpaired))
+
+
 def test_both_sides_see_the_same_examples(
     quality: ModuleType, data: Path, tiny: Path, tmp_path: Path
 ) -> None:
