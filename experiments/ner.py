@@ -6,8 +6,15 @@ A pretrained encoder tags the first piece of each word; only legal sequences are
 Command:   python experiments/ner.py --train train.conll --dev dev.conll
            KLUE-NER: --train train.tsv --dev dev.tsv --characters
            --weights hub:klue/bert-base
-Score:     not measured yet
-Cost:      not measured yet
+Score:     F1 of entities on dev, 3 seeds.
+           WNUT17 is measured beside transformers + torch by benchmarks/quality.py.
+           KLUE-NER (3,500 sentences): 53.5 ± 1.1 with a biLSTM-CRF on 2,000 sub-words
+           drawn at random (--weights random --units pieces --max-words 2000 --crf
+           --epochs 10); 44.7 ± 0.3 with trained vectors of 6,080 longer sub-words (as
+           in sts.py, --crf --epochs 10); 47.7 ± 0.9 with the Korean BERT tiny of
+           pretraining_pays.py (--learning-rate 5e-4).
+           An encoder of usual size: not measured
+Cost:      5 CPU minutes for all seeds of each
 """
 
 from functools import partial

@@ -5,8 +5,14 @@ al. 2019, section 4.1).
 
 Command:   python experiments/sentence_pairs.py --train train.tsv --dev dev.tsv
            KLUE-NLI: --train train.json --dev dev.json --weights hub:klue/bert-base
-Score:     not measured yet
-Cost:      not measured yet
+Score:     accuracy on dev, 3 seeds.
+           QNLI (3,959 pairs), MiniLM: 80.8 ± 0.7 after the last step
+           (benchmarks/quality.py; transformers + torch: 80.2 ± 1.7).
+           KLUE-NLI (2,400 pairs, --epochs 4): 37.6 ± 0.4 with vectors of sub-words (as
+           in sts.py), 35.8 ± 1.0 with the Korean BERT tiny of pretraining_pays.py
+           (--learning-rate 5e-4): little above chance, which is a third. An encoder of
+           usual size: not measured
+Cost:      QNLI 5 minutes a seed on one core; KLUE-NLI 2 minutes for all seeds
 """
 
 from functools import partial

@@ -7,8 +7,13 @@ f.).
 Command:   python experiments/span_qa.py --train train.json --dev dev.json
            KorQuAD: --train all.json --dev all.json --split titles.json
            --scoring korquad --weights hub:klue/bert-base
-Score:     not measured yet
-Cost:      not measured yet
+Score:     on dev. SQuAD v1.1 is measured beside transformers + torch, on 2,000
+           training questions, by benchmarks/quality.py.
+           KorQuAD (split by titles: 4,845 questions; 3 seeds): exact match
+           3.8 ± 0.6, F1 of characters 16.1 ± 1.0 with the Korean BERT tiny of
+           pretraining_pays.py (--learning-rate 5e-4), which is too small for it.
+           An encoder of usual size: not measured
+Cost:      KorQuAD with BERT tiny 4 CPU minutes a seed
 """
 
 from functools import partial

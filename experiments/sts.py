@@ -5,8 +5,13 @@ al. 2019, section 4.1).
 
 Command:   python experiments/sts.py --train sts-train.tsv --dev sts-dev.tsv
            KorSTS: --weights hub:klue/bert-base
-Score:     not measured yet
-Cost:      not measured yet
+Score:     on dev, 3 seeds. KorSTS (5,749 pairs): Spearman 30.9 ± 2.6, Pearson
+           33.0 ± 2.4 with vectors of sub-words (--weights vectors/model, from tl-jax
+           pretrain vectors --units pieces --max-words 8000 --size 128 on 2 million
+           sub-words of Korean); 14.0 ± 2.0, 13.1 ± 1.5 with the Korean BERT tiny of
+           pretraining_pays.py (--learning-rate 5e-4), which is too small for it.
+           STS-B, and an encoder of usual size: not measured
+Cost:      3 CPU minutes with vectors, 5 with BERT tiny, for all seeds
 """
 
 from functools import partial
