@@ -26,8 +26,8 @@ Score:     accuracy on dev, 5 seeds, from random weights → pre-trained; BERT t
            English is best begun on short examples. How many million tokens it took
            until masked words were told by more than their frequency: 22 in examples of
            128 (whose pre-training did not pay: 57.5, 61.8, 69.7, 75.5), 9 of 40; with
-           initial weights of 0.09 instead of 0.02, which suits this width better, 3.5
-           of 48 and 1 of 32. But such weights are a poor start without pre-training:
+           initial weights of 0.09 instead of 0.02, 3.5 of 48 and 1 of 32 (one run
+           each). But such weights are a poorer start without pre-training:
            53.0 → 57.5, 58.2 → 63.5, 67.9 → 69.8, 75.8 → 77.0 (examples of 48).
            MiniLM, continued: not measured yet
 Cost:      on one core pre-training 40 minutes (English) and an hour (Korean), the rest
