@@ -487,3 +487,41 @@ def test_figures_of_a_step_are_logged_and_shown(tmp_path, monkeypatch):
         "padding": log[0]["padding"],
         "rows": len(batch.tokens),
     }
+
+
+@dataclass(frozen=True)
+class Unhurried(Placement):
+    """A placement whose steps are over when they return, ten seconds later."""
+
+    now: list = field(default_factory=lambda: [0.0], compare=False)
+
+    def train(self, step):
+        take = super().train(step)
+
+        def waited(state, batch):
+            self.now[0] += 10
+            return jax.block_until_ready(take(state, batch))
+
+        return waited
+
+
+def test_a_step_in_the_calling_thread_is_timed_by_itself(tmp_path, monkeypatch):
+    """Not by the next one; nor do evaluations and checkpoints take its time away."""
+    placement = Unhurried("jit", choose_placement("jit", 4).devices)
+    now = placement.now
+    monkeypatch.setattr(loop, "time", SimpleNamespace(time=lambda: now[0]))
+
+    def slow(params):
+        now[0] += 100
+        return {"accuracy": 0.5}
+
+    setup = training(
+        total_steps=5,
+        placement=placement,
+        gauge=lambda batch, seconds: {"seconds": seconds},
+    )
+    habits = Habits(eval_every=2)
+    fit(setup, setup.state(bag_params()), slow, habits=habits, folder=tmp_path)
+    log = [r for r in read_log(tmp_path / "metrics.jsonl") if "loss" in r]
+    # The first one's time begins before the clock is replaced.
+    assert [r["clock"]["seconds"] for r in log[1:]] == [10.0] * 4

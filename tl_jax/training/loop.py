@@ -260,7 +260,7 @@ class _Loop:
     log: MetricsLog | None
     stop: StopRequest
     display: Display | None
-    pending: tuple[int, Batch, Sums] | None = None
+    pending: tuple[int, Batch, Sums, float | None] | None = None
     saved: int | None = None
     looked: float = field(default_factory=time.time)
 
@@ -285,8 +285,10 @@ class _Loop:
                     take = training.step(stage, state.params)
                 batch = next(batches)
                 state, sums = take(state, batch)
+                # Where steps run in the calling thread, it is over by now.
+                ended = time.time() if _ready(sums) else None
                 self.look_back()
-                self.pending = (step + 1, batch, sums)
+                self.pending = (step + 1, batch, sums, ended)
         return state
 
     def enter(self, stage: Stage, state: TrainState) -> TrainState:
@@ -338,14 +340,14 @@ class _Loop:
         """Fetches, checks and logs the sums of the last step taken."""
         if self.pending is None:
             return
-        step, batch, sums = self.pending
+        step, batch, sums, ended = self.pending
         self.pending = None
         values = mean(jax.device_get(sums))
         finite = bool(values.pop("finite"))
         # A skipped step does not count for the optimizer, whose schedule waits for it.
         rate = float(self.training.rates[step - 1 - len(self.memory.skipped)])
         record = {**values, "learning_rate": rate, "padding": 1 - batch.mask.mean()}
-        before, self.looked = self.looked, time.time()
+        before, self.looked = self.looked, time.time() if ended is None else ended
         gauge = self.training.gauge
         # The batch is this process's share of the step's.
         seconds = (self.looked - before) / jax.process_count()
@@ -394,3 +396,9 @@ class _Loop:
         if leads():
             keep_only(checkpoints, {step, self.memory.best_step or step})
         self.saved = step
+
+
+def _ready(sums: Sums) -> bool:
+    """True if what a step returned has been computed already."""
+    leaves = jax.tree.leaves(sums)
+    return all(cast(Any, x).is_ready() for x in leaves)
