@@ -34,12 +34,19 @@ from typing import Any
 
 import jax
 import tyro
-from quality_task import TASKS, Sizes, Task, make_task, start_of, without_dropout
+from quality_task import (
+    TASKS,
+    Sizes,
+    Start,
+    Task,
+    make_task,
+    start_of,
+    without_dropout,
+)
 
 from tl_jax.files.errors import ConfigError, did_you_mean
 from tl_jax.files.sources import cache_home
 from tl_jax.metrics.bootstrap import spread
-from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.finetune import finetune
 from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.tell import tell
@@ -113,11 +120,12 @@ def run_unit(config: Config, name: str, side: str, seed: int) -> None:
         task = make_task(name, config.data, weights, config.sizes, folder)
         options = replace(task.config, seed=seed)
         examples = {"train": len(task.train), "dev": len(task.dev)}
+        start = start_of(options) if config.paired and side == "peer" else None
         began = time.perf_counter()
         if side == "ours":
             metrics = finetune(options, folder / "run")["parts"]["dev"]["metrics"]
         else:
-            metrics = peers_metrics(task, options, paired=config.paired)
+            metrics = peers_metrics(task, seed, start)
         seconds = time.perf_counter() - began
     result = {
         **unit,
@@ -134,14 +142,11 @@ def run_unit(config: Config, name: str, side: str, seed: int) -> None:
         stream.write(json.dumps(result, ensure_ascii=False) + "\n")
 
 
-def peers_metrics(
-    task: Task, options: FinetuneConfig, *, paired: bool
-) -> dict[str, float]:
+def peers_metrics(task: Task, seed: int, start: Start | None) -> dict[str, float]:
     """Trains and scores the peer; torch is imported only where it is needed."""
     from quality_peer import train_and_score
 
-    start = start_of(options) if paired else None
-    return train_and_score(task, options.seed, start)
+    return train_and_score(task, seed, start)
 
 
 def read_results(config: Config) -> list[dict[str, Any]]:
