@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before jax is imported. Eight pool threads: on two cores XLA's CPU client can
@@ -18,6 +19,7 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 import jaxtyping
 import pytest
@@ -32,6 +34,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def as_jax_began() -> Iterator[None]:
+    """Takes back what a command has told JAX, where one was called in the process."""
+    yield
+    jax.config.update("jax_cpu_enable_async_dispatch", True)
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +108,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return os.environ | {
         "TL_JAX_CACHE": str(cache),
         "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=4", "count=1"),
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": str(REPOSITORY),
     }

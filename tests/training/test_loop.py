@@ -510,6 +510,11 @@ def test_a_step_in_the_calling_thread_is_timed_by_itself(tmp_path, monkeypatch):
     placement = Unhurried("jit", choose_placement("jit", 4).devices)
     now = placement.now
     monkeypatch.setattr(loop, "time", SimpleNamespace(time=lambda: now[0]))
+    monkeypatch.setattr(loop, "_in_calling_thread", lambda placement: True)
+
+    class Clock(Watcher):
+        def update(self, step, **told):
+            self.steps.append((step, now[0]))
 
     def slow(params):
         now[0] += 100
@@ -520,8 +525,20 @@ def test_a_step_in_the_calling_thread_is_timed_by_itself(tmp_path, monkeypatch):
         placement=placement,
         gauge=lambda batch, seconds: {"seconds": seconds},
     )
-    habits = Habits(eval_every=2)
-    fit(setup, setup.state(bag_params()), slow, habits=habits, folder=tmp_path)
+    habits, display = Habits(eval_every=2), Clock()
+    start = setup.state(bag_params())
+    fit(setup, start, slow, habits=habits, folder=tmp_path, display=display)
     log = [r for r in read_log(tmp_path / "metrics.jsonl") if "loss" in r]
     # The first one's time begins before the clock is replaced.
     assert [r["clock"]["seconds"] for r in log[1:]] == [10.0] * 4
+    assert display.steps == [(1, 10), (2, 20), (3, 130), (4, 140), (5, 250)]
+
+
+def test_steps_run_in_the_calling_thread_where_jax_is_told_so():
+    one = choose_placement("jit", 1)
+    assert not loop._in_calling_thread(one)
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    try:
+        assert loop._in_calling_thread(one)
+    finally:
+        jax.config.update("jax_cpu_enable_async_dispatch", True)

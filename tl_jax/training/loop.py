@@ -260,7 +260,7 @@ class _Loop:
     log: MetricsLog | None
     stop: StopRequest
     display: Display | None
-    pending: tuple[int, Batch, Sums, float | None] | None = None
+    pending: tuple[int, Batch, Sums] | None = None
     saved: int | None = None
     looked: float = field(default_factory=time.time)
 
@@ -285,10 +285,10 @@ class _Loop:
                     take = training.step(stage, state.params)
                 batch = next(batches)
                 state, sums = take(state, batch)
-                # Where steps run in the calling thread, it is over by now.
-                ended = time.time() if _ready(sums) else None
                 self.look_back()
-                self.pending = (step + 1, batch, sums, ended)
+                self.pending = (step + 1, batch, sums)
+                if _in_calling_thread(training.placement):
+                    self.look_back()
         return state
 
     def enter(self, stage: Stage, state: TrainState) -> TrainState:
@@ -340,14 +340,14 @@ class _Loop:
         """Fetches, checks and logs the sums of the last step taken."""
         if self.pending is None:
             return
-        step, batch, sums, ended = self.pending
+        step, batch, sums = self.pending
         self.pending = None
         values = mean(jax.device_get(sums))
         finite = bool(values.pop("finite"))
         # A skipped step does not count for the optimizer, whose schedule waits for it.
         rate = float(self.training.rates[step - 1 - len(self.memory.skipped)])
         record = {**values, "learning_rate": rate, "padding": 1 - batch.mask.mean()}
-        before, self.looked = self.looked, time.time() if ended is None else ended
+        before, self.looked = self.looked, time.time()
         gauge = self.training.gauge
         # The batch is this process's share of the step's.
         seconds = (self.looked - before) / jax.process_count()
@@ -398,7 +398,13 @@ class _Loop:
         self.saved = step
 
 
-def _ready(sums: Sums) -> bool:
-    """True if what a step returned has been computed already."""
-    leaves = jax.tree.leaves(sums)
-    return all(cast(Any, x).is_ready() for x in leaves)
+def _in_calling_thread(placement: Placement) -> bool:
+    """True if steps are over when they return, so that their time ends there.
+
+    Several processes look back one step later all the same (`agreed`).
+    """
+    return (
+        jax.process_count() == 1
+        and placement.devices[0].platform == "cpu"
+        and not jax.config.read("jax_cpu_enable_async_dispatch")
+    )
