@@ -1,11 +1,15 @@
 """The command as a person meets it: help, typing errors, exit codes, stdout."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_runs import Command
 
 from tl_jax import cli
 from tl_jax.files.errors import IntegrityError, NonFiniteError
@@ -164,3 +168,43 @@ def test_flags_are_those_of_the_help(capsys: pytest.CaptureFixture[str]) -> None
         listed = {*re.findall(r"^[│ ]+(--[a-z][a-z0-9-]*)", shown, re.MULTILINE)}
         assert len(listed) > 1
         assert listed <= flags_of(command)
+
+
+def test_a_process_loads_what_another_one_compiled(
+    tiny: Path, command: Command, environment: dict[str, str]
+) -> None:
+    """Compilations are kept in the cache, not made anew by every command."""
+    kept = Path(environment["TL_JAX_CACHE"]) / "xla"
+    words = ["plan", "classify", "--train", tiny / "train.tsv"]
+    words += ["--dev", tiny / "dev.tsv", "--weights", tiny / "bert"]
+    assert command(*words, "--max-length", 32).returncode == 0
+    assert list(kept.glob("*-cache"))
+
+
+def test_what_cannot_be_printed_has_its_exit_code(environment: dict[str, str]) -> None:
+    """Short outputs meet a full disk, or a reader that left, only when flushed."""
+    command = [sys.executable, "-m", "tl_jax", "doctor"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, env=environment, text=True
+        )
+    assert (done.returncode, "Traceback" in done.stderr) == (7, False)
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w") as gone:
+        done = subprocess.run(
+            command, stdout=gone, stderr=subprocess.PIPE, env=environment, text=True
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_numbers_below_one_are_refused(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.txt").write_text("a good film\n")
+    words = ["features", "--weights", tiny / "bert", "--input", tmp_path / "in.txt"]
+    words += ["--output", tmp_path / "new" / "out.npz", "--max-length", 32]
+    code, _, err = leave(capsys, *words, "--batch-size", 0)
+    assert (code, "at least 1" in err) == (2, True)
+    assert leave(capsys, *words)[0] == 0
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["out.npz"]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import tyro
 
 from tl_jax.files.errors import ConfigError, TlJaxError, did_you_mean
@@ -370,6 +371,7 @@ def _run(given: list[str], debug: bool) -> int:
             "--debug shows the traceback of any error.",
             args=given[1:] if group else given,
         )
+        sys.stdout.flush()  # here its errors are still told by their codes
     except SystemExit as left:
         if left.code == 2:  # tyro has told what is wrong
             for told in misspelt(_command(given), given):
@@ -408,9 +410,13 @@ def _command(given: list[str]) -> Callable[..., None]:
 
 
 def _keep_compilations() -> None:
-    """Lets the next process load what this one compiles; jax reads it when imported."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_home() / "xla"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    """Lets the next process load what this one compiles."""
+    for name, value in (
+        ("jax_compilation_cache_dir", str(cache_home() / "xla")),
+        ("jax_persistent_cache_min_compile_time_secs", 0.5),
+    ):
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
 
 
 def _failed(code: int, message: str, debug: bool) -> int:

@@ -65,11 +65,14 @@ def features(
       The number of lines.
 
     Raises:
-      ConfigError: ``output`` or ``layers`` is not of these forms, or only ELMo has the
-        states that are asked for.
+      ConfigError: ``output``, ``layers`` or a number is not of these forms, or only
+        ELMo has the states that are asked for.
       DataError: A line of the input is not.
     """
+    if min(batch_size, max_length) < 1:
+        raise ConfigError("--batch-size and --max-length: at least 1.")
     write = _writer(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
     if files := find_elmo(resolve(weights)):
         bilm, params = load_elmo(*files)
         chosen = _choose(layers, bilm.config.num_layers)
@@ -238,9 +241,10 @@ def _writer(output: Path) -> Write:
 
 def _write_npz(output: Path, arrays: Iterator[tuple[str, np.ndarray]]) -> None:
     by_index: Sequence[tuple[str, np.ndarray]] = sorted(arrays, key=lambda a: int(a[0]))
-    fresh = temporary_path(output).with_suffix(".npz")
+    fresh = temporary_path(output)
     try:
-        np.savez(fresh, allow_pickle=False, **dict(by_index))
+        with fresh.open("wb") as file:
+            np.savez(file, allow_pickle=False, **dict(by_index))
         fresh.replace(output)
     finally:
         fresh.unlink(missing_ok=True)
