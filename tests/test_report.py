@@ -320,3 +320,15 @@ def test_a_markdown_table_is_aligned() -> None:
         "| x    | 81.50 |",
         "| long |     9 |",
     ]
+
+
+def test_runs_that_are_not_finished_are_told(tmp_path: Path) -> None:
+    """Of five seeds one has begun, and it has not taken a step."""
+    out = tmp_path / "seeds"
+    run = write_run(out / "seed-0", "classify", tmp_path)
+    (out / "seeds.json").write_text(json.dumps({"seeds": 5}))
+    (run / "metrics.jsonl").unlink()
+    (run / "results.json").unlink()
+    told = report([out])
+    assert told.splitlines()[2].count("–") == 2
+    assert "tl-jax resume" in told and "seed-1" not in told

@@ -19,6 +19,7 @@ import numpy as np
 from tl_jax.data.rotten_tomatoes import rotten_tomatoes
 from tl_jax.files.atomic import read_json, write_text
 from tl_jax.files.errors import ConfigError
+from tl_jax.files.sources import resolve
 from tl_jax.metrics.bootstrap import Spread, spread
 from tl_jax.models.batch import Batch
 from tl_jax.models.bert import Bert
@@ -30,7 +31,16 @@ from tl_jax.runs.folder import RESULTS
 from tl_jax.runs.job import EVAL_BATCH
 from tl_jax.runs.story_bar import StoryBar
 from tl_jax.runs.trial import Outcome, Recipe, train_and_score
-from tl_jax.story import FAST, FULL, PIECES, Row, Story, draw_pictures, write_table
+from tl_jax.story import (
+    FAST,
+    FULL,
+    GLOVE,
+    PIECES,
+    Row,
+    Story,
+    draw_pictures,
+    write_table,
+)
 from tl_jax.training.placement import choose_placement
 from tl_jax.training.predict import predictor
 from tl_jax.transfer.presets import named_plan
@@ -57,6 +67,8 @@ def quickstart(out: Path, *, fast: bool = False, seeds: int | None = None) -> No
     effort = FAST if fast else FULL
     train, held_out = rotten_tomatoes()
     train, held_out = train.first(effort.examples), held_out.first(effort.held_out)
+    for source in (GLOVE, MINILM):
+        resolve(source)
     began = time.perf_counter()
     with StoryBar(effort.trainings) as bar:
         story = Story(effort, out, train, held_out, bar)
@@ -209,7 +221,7 @@ def fine_tuned_encoder(story: Story, seeds: int) -> Path:
         results = finetune(config, run, display)
         accuracy = spread([results["parts"]["dev"]["metrics"]["accuracy"]])
     else:
-        display = story.bar.begin(f"MiniLM, {seeds} seeds", steps * seeds)
+        display = story.bar.begin(f"MiniLM, {seeds} seeds", steps)
         accuracy = Spread(
             **finetune_seeds(config, run, seeds, display)["dev"]["accuracy"]
         )

@@ -30,7 +30,14 @@ from tl_jax.files.atomic import read_json, write_text
 from tl_jax.files.errors import ConfigError, DataError, TlJaxError
 from tl_jax.metrics.bootstrap import Spread
 from tl_jax.runs.data import read_part
-from tl_jax.runs.folder import PREDICTIONS, RESULTS, SEEDS, Setup, read_setup
+from tl_jax.runs.folder import (
+    PREDICTIONS,
+    RESULTS,
+    SEEDS,
+    Setup,
+    is_run,
+    read_setup,
+)
 from tl_jax.runs.tasks import task_of
 from tl_jax.tasks.task import Task
 from tl_jax.training.log import read_log
@@ -211,7 +218,8 @@ def draw_run(run: Path) -> list[str]:
     if mixes := mean_mixes(run):
         drawings.append(partial(draw_mixes, mixes=mixes))
     figure, axes = panels(1 + len(drawings))
-    records = read_log(run / "metrics.jsonl")
+    log = run / "metrics.jsonl"  # which is not there before the first step
+    records = read_log(log) if log.exists() else []
     key = f"dev_{task.score}"
     losses = [(r["step"], float(r["loss"])) for r in records if "loss" in r]
     scores = [(r["step"], float(r[key])) for r in records if key in r]
@@ -269,7 +277,8 @@ def _drawings(found: Diagnosis) -> list[Callable[[Axes], None]]:
 def _seeds(run: Path) -> list[Path]:
     if not (run / SEEDS).exists():
         return [run]
-    return [run / f"seed-{n}" for n in range(read_json(run / SEEDS)["seeds"])]
+    count = read_json(run / SEEDS)["seeds"]
+    return [seed for n in range(count) if is_run(seed := run / f"seed-{n}")]
 
 
 def _summary(run: Path) -> tuple[str, ...]:

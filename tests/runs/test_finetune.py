@@ -1,12 +1,15 @@
 """Runs in this process: what they write, and that the parts agree with one another."""
 
 import json
-from dataclasses import replace
+import shutil
+import signal
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import WORDS
+from tiny_runs import WORDS, StopAt
 
 from tl_jax.files.errors import (
     ConfigError,
@@ -19,8 +22,10 @@ from tl_jax.models.compose import flatten_paths
 from tl_jax.runs import evaluate as opened
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.finetune import finetune, finetune_seeds, resume
+from tl_jax.tasks.classification import Classification
 from tl_jax.training.checkpoint import committed, restore
 from tl_jax.training.log import read_log
+from tl_jax.training.signals import Interrupted
 
 
 @pytest.fixture
@@ -243,3 +248,70 @@ def test_korean_is_refused_on_an_uncased_vocabulary(
         finetune(config, tmp_path / "run")
     allowed = replace(config, allow_uncased=True, epochs=1)
     assert finetune(allowed, tmp_path / "allowed")["parts"]
+
+
+def test_types_that_some_seeds_alone_predict_have_no_mean(
+    encoder_config: FinetuneConfig, tmp_path: Path
+) -> None:
+    for seed, metrics in enumerate([{"f1": 0.5, "f1/LOC": 0.0}, {"f1": 0.7}]):
+        folder = tmp_path / f"seed-{seed}"
+        folder.mkdir()
+        results = {"trained": 1, "parts": {"dev": {"metrics": metrics}}}
+        (folder / "results.json").write_text(json.dumps(results))
+    told = {"seeds": 2, "config": asdict(encoder_config)}
+    (tmp_path / "seeds.json").write_text(json.dumps(told))
+    dev = resume(tmp_path)["dev"]
+    assert dev.keys() == {"f1"}
+    assert dev["f1"]["mean"] == pytest.approx(0.6)
+
+
+def test_every_row_is_predicted_though_training_skipped_bad_ones(
+    encoder_config: FinetuneConfig,
+    tmp_path: Path,
+    tiny: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bad = tmp_path / "bad.tsv"
+    rows = (tiny / "dev.tsv").read_bytes().splitlines()
+    bad.write_bytes(b"\n".join([*rows[:2], b"\xff\t1", *rows[2:]]))
+    config = replace(encoder_config, epochs=1, on_bad="skip", test=None, dev=str(bad))
+    finetune(config, tmp_path / "run")
+    assert "bad.tsv: 1 of it could not be read" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"bad\.tsv:3"):
+        opened.predict(tmp_path / "run", str(bad), tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_what_is_allowed_before_the_first_checkpoint_is_sealed(
+    vectors_config: FinetuneConfig, tmp_path: Path
+) -> None:
+    """The run is then one of the changed setup, vocabulary included."""
+    train = tmp_path / "train.tsv"
+    train.write_bytes(Path(vectors_config.train[0]).read_bytes())
+    config = replace(vectors_config, train=(str(train),), epochs=1, test=None)
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        finetune(config, run, StopAt(1))
+    shutil.rmtree(run / "checkpoints")
+    train.write_text(train.read_text() + "unheard of words\t1\n")
+    with pytest.raises(ConfigError, match=r"data\.train"):
+        resume(run)
+    resume(run, {"data.train", "encoder.vocab_size"})
+    text = (run / "setup" / "words.json").read_text()
+    assert "unheard" in text
+    assert opened.verify(run)
+
+
+def test_a_stop_while_scores_are_computed_is_heeded(
+    encoder_config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(*arguments: Any, **options: Any) -> Any:
+        if (tmp_path / "run" / "predictions" / "dev.jsonl").exists():
+            signal.raise_signal(signal.SIGTERM)
+        return kept(*arguments, **options)
+
+    kept = Classification.judge
+    monkeypatch.setattr(Classification, "judge", judge)
+    with pytest.raises(Interrupted, match="trained and scored"):
+        finetune(replace(encoder_config, epochs=1), tmp_path / "run")
+    assert (tmp_path / "run" / "results.json").exists()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.tell import tell
 from tl_jax.tasks.task import Segments, Task
 
 # What tells where rows came from, not what they hold.
@@ -57,9 +58,15 @@ def read_part(
     *,
     labelled: bool = True,
 ) -> Part:
-    """Reads files as one part (train, dev, test) of a run's data, or as a whole."""
+    """Reads files as one part (train, dev, test) of a run's data, or as a whole.
+
+    What is bad and left out, if `on_bad` is so, is told.
+    """
     rows = task.read(name, part, on_bad=config.on_bad, labelled=labelled)
-    return Part(name if isinstance(name, str) else " ".join(name), rows)
+    told = name if isinstance(name, str) else " ".join(name)
+    if rows.skipped:
+        tell(f"{told}: {rows.skipped:,} of it could not be read and are left out")
+    return Part(told, rows)
 
 
 def kind_of_texts(segments: Segments) -> str:

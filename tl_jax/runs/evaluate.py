@@ -1,6 +1,6 @@
 """A finished run, opened again: evaluate, predict, verify."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,11 @@ def evaluate(
       ``{"metrics": {"accuracy": …, …}, "examples": n}``.
 
     Raises:
-      ConfigError: A part is asked for, and the run's data are not cut by titles.
+      ConfigError: A part is asked for, and the run's data are not cut by titles; or
+        ``batch_size`` is below 1.
     """
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size {batch_size}: at least 1.")
     opened = open_run(run)
     if part is not None and opened.setup.config.split is None:
         raise ConfigError(f"--part {part}: {run} did not cut its data by --split.")
@@ -147,7 +150,9 @@ def predict(run: Path, data: str, output: Path) -> int:
     """
     opened = open_run(run)
     config = opened.setup.config
-    part = read_part(data, None, opened.task, config, labelled=False)
+    # Whoever predicts wants every row, whatever the run's own data were.
+    whole = replace(config, on_bad="raise")
+    part = read_part(data, None, opened.task, whole, labelled=False)
     judged = opened.judge(part, labelled=False)
     if output.suffix == ".jsonl":
         write_predictions(output, judged.records)

@@ -11,12 +11,13 @@ from tl_jax.files.locks import hold
 from tl_jax.metrics.bootstrap import spread
 from tl_jax.models.compose import Params
 from tl_jax.runs.config import FinetuneConfig
-from tl_jax.runs.encoders import rebuild
+from tl_jax.runs.encoders import rebuild, save_text_encoder
 from tl_jax.runs.first_state import first_state
 from tl_jax.runs.folder import (
     CHECKPOINTS,
     RESULTS,
     SEEDS,
+    SETUP,
     is_run,
     read_setup,
     read_text_encoder,
@@ -125,6 +126,9 @@ def _reopen(run: Path, allowed: set[str]) -> tuple[Job, Params | None]:
         job, params = prepare(config)
         changes = {"versions", *allowed}
         refuse_changes(run, asdict(setup), asdict(job.setup), changes)
+        if allowed:
+            save_text_encoder(job.text, run / SETUP)
+            seal(run, job.setup)
         return job, params
     task = task_of(config)
     parts = read_parts(config, task)
@@ -166,7 +170,7 @@ def _train(
         start = int(state.step)
         also = None
         if config.tensorboard:
-            also = tensorboard_writer(run / "tensorboard", start)
+            also = tensorboard_writer(run / "tensorboard", start + 1)
         own = Progress(training.total_steps, start=start)
         with own if display is None else nullcontext(display) as shown:
             state, memory = fit(
@@ -229,9 +233,10 @@ def _finish_seeds(
     summary: dict[str, Any] = {"seeds": seeds, "trained": found[0]["trained"]}
     for part in found[0]["parts"]:
         scores = [result["parts"][part]["metrics"] for result in found]
+        # A type that no seed's data have may yet be predicted by some.
+        common = [name for name in scores[0] if all(name in each for each in scores)]
         summary[part] = {
-            name: spread([score[name] for score in scores])._asdict()
-            for name in scores[0]
+            name: spread([each[name] for each in scores])._asdict() for name in common
         }
     write_json(out / RESULTS, summary)
     return summary

@@ -150,7 +150,7 @@ class Course:
             start = int(state.step)
             also = None
             if self.tensorboard and leads():
-                also = tensorboard_writer(run / "tensorboard", start)
+                also = tensorboard_writer(run / "tensorboard", start + 1)
             own = Progress(training.total_steps, start=start)
             with own if display is None else nullcontext(display) as shown:
                 state, memory = fit(

@@ -39,7 +39,7 @@ def write_results(
     """Scores dev and test data, and stores predictions, their hashes and the scores.
 
     Raises:
-      Interrupted: A stop was requested; resuming does only this again.
+      Interrupted: A stop was requested; resuming does at most this again.
     """
     plan = stages_from_json(job.setup.plan)[-1].plan
     found: dict[str, list[Any]] = {}
@@ -72,6 +72,7 @@ def write_results(
             "predictions_sha256": hash_answers(judged.answers),
         }
     write_json(run / RESULTS, results)
+    stop.check("trained and scored")
     return results
 
 
