@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -40,3 +41,15 @@ def test_the_same_text_gives_the_same_vocabulary_in_any_process(size: int) -> No
         for _ in range(3)
     }
     assert len(found) == 1
+
+
+def test_rare_characters_leave_room_for_longer_pieces() -> None:
+    """Of 400 syllables, at both places, a vocabulary of 80 holds the usual ones."""
+    syllables = [chr(0xAC00 + 28 * n) for n in range(400)]
+    rare = [a + b for a, b in pairwise(syllables)]
+    tokenizer = train_wordpiece([*rare, *["영화 영화관"] * 50], 80)
+    pieces = tokenizer.backend.get_vocab()
+    assert tokenizer.vocab_size == 80
+    assert {"영화", "영화관"} <= pieces.keys()
+    single = [p for p in pieces if len(p.removeprefix("##")) == 1]
+    assert len(single) <= 60

@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import tokenizers
@@ -13,6 +14,7 @@ from tl_jax.text.subwords import Tokenizer, load_tokenizer
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PREFIX = "##"  # of a piece that does not begin a word
+ALPHABET = 0.75  # the most that pieces of one character may take of a vocabulary
 
 
 def train_wordpiece(
@@ -25,7 +27,9 @@ def train_wordpiece(
 
     Args:
       texts: Raw text.
-      vocab_size: Most pieces, the special ones included.
+      vocab_size: Most pieces, the special ones included. Where single characters,
+        which stand once for a word's beginning and once for its inside, would take more
+        than three quarters of it, the rarest of them have no piece.
       lowercase: Lower-case the text first. Its accents stay, so Hangul stays whole.
     """
     backend = tokenizers.Tokenizer(
@@ -36,10 +40,13 @@ def train_wordpiece(
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     texts = list(texts)
-    inner = [f"{PREFIX}{c}" for c in sorted(_inner_characters(backend, texts))]
+    words = _count_words(backend, texts)
+    alphabet, inner = _choose_alphabet(words, int(ALPHABET * vocab_size))
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        special_tokens=[*SPECIALS, *inner],
+        special_tokens=[*SPECIALS, *(f"{PREFIX}{c}" for c in inner)],
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
         continuing_subword_prefix=PREFIX,
         show_progress=False,
     )
@@ -53,13 +60,36 @@ def train_wordpiece(
         return load_tokenizer(Path(folder))
 
 
-def _inner_characters(backend: tokenizers.Tokenizer, texts: Iterable[str]) -> set[str]:
-    """Finds the characters that stand within words, not only at their beginning."""
+def _count_words(backend: tokenizers.Tokenizer, texts: Iterable[str]) -> Counter[str]:
+    """Counts the words that the trainer will see."""
     normalizer, splitter = backend.normalizer, backend.pre_tokenizer
     assert normalizer is not None and splitter is not None
-    words = {
+    return Counter(
         word
         for text in texts
         for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
-    }
-    return {character for word in words for character in word[1:]}
+    )
+
+
+def _choose_alphabet(
+    words: Mapping[str, int], most: int
+) -> tuple[list[str], list[str]]:
+    """Chooses the most frequent characters whose pieces are not more than ``most``.
+
+    Returns:
+      The characters, and those of them that stand within words, too; both sorted.
+    """
+    counts: Counter[str] = Counter()
+    within: set[str] = set()
+    for word, count in words.items():
+        within.update(word[1:])
+        for character in word:
+            counts[character] += count
+    chosen: list[str] = []
+    pieces = 0
+    for character in sorted(counts, key=lambda c: (-counts[c], c)):
+        pieces += 1 + (character in within)
+        if pieces > most:
+            break
+        chosen.append(character)
+    return sorted(chosen), sorted(within.intersection(chosen))
