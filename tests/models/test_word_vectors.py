@@ -11,6 +11,7 @@ from helpers import drawn, padded, random_examples, tiny_word_vectors
 
 from tl_jax.data.packing import Layout, pack
 from tl_jax.models.batch import Batch
+from tl_jax.models.dropout import token_noise
 
 
 def pooled(model: Any, params: Any, batch: Batch) -> np.ndarray:
@@ -67,3 +68,12 @@ def test_embedded_segments_tell_the_texts_apart(batches: tuple[Batch, Batch]) ->
     gradient = jax.grad(total)(params)["encoder"]["segments"]["embedding"]
     assert gradient.shape == (2, 4)
     assert np.abs(gradient).min(axis=1).max() > 0
+
+
+def test_what_heads_of_tokens_read_is_dropped_out(batches: tuple[Batch, Batch]) -> None:
+    model = tiny_word_vectors(dropout=0.5)
+    params = drawn(model)
+    noise = token_noise(jax.random.key(1), batches[0])
+    found: Any = model.encoder.apply({"params": params["encoder"]}, batches[0], noise)
+    top = np.asarray(found.layers[-1])[batches[0].mask]
+    assert 0.4 < (top == 0).mean() < 0.6

@@ -114,20 +114,20 @@ class Elmo(nn.Module):
                 "(vocab_size), or join ELMo to its input as well (at='both')."
             )
         states = jnp.concatenate(vectors, axis=-1)
-        layers = [states]
+        layers: list[Array] = [states]
+        states = dropout(states, c.dropout, noise, layer=0)
         texts = by_text(batch) if c.segments == "compare" else batch
         for index in range(c.num_layers):
-            states = dropout(states, c.dropout, noise, layer=index)
             directions = [
                 Lstm(c.hidden_size, way == "backward", name=f"lstm_{index}_{way}")
                 for way in ("forward", "backward")
             ]
             both = [lstm(states, texts.example) for lstm in directions]
             states = jnp.concatenate(both, axis=-1)
+            states = dropout(states, c.dropout, noise, layer=index + 1)
             layers.append(states)
         above = elmo("output", 1)
         layers[-1] = jnp.concatenate([layers[-1], *above], axis=-1)
-        states = dropout(states, c.dropout, noise, layer=c.num_layers)
         pooled = [pool(part, texts, c.pooling) for part in (states, *above)]
         found = [part for part in pooled if part is not None]
         joined = jnp.concatenate(found, axis=-1) if found else None

@@ -81,9 +81,9 @@ class WordVectors(nn.Module):
             states = jnp.concatenate([states, mark(batch.types)], axis=-1)
         states = states.astype(c.dtype)
         layers = [states]
+        states = dropout(states, c.dropout, noise, layer=0)
         texts = by_text(batch) if c.segments == "compare" else batch
         for index in range(c.num_layers):
-            states = dropout(states, c.dropout, noise, layer=index)
             directions = {"forward": False, "backward": True}
             states = jnp.concatenate(
                 [
@@ -95,8 +95,8 @@ class WordVectors(nn.Module):
                 ],
                 axis=-1,
             )
+            states = dropout(states, c.dropout, noise, layer=index + 1)
             layers.append(states)
-        states = dropout(states, c.dropout, noise, layer=c.num_layers)
         both = 1 + c.bidirectional
         pooled = pool(states, texts, c.pooling, directions=both)
         if c.segments == "compare" and pooled is not None:
