@@ -123,3 +123,13 @@ def test_what_has_been_seen_rises_to_the_texts_length():
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(ConfigError, match="window must be"):
         SkipGramStream(random_corpus(50), **wrong)
+
+
+def test_a_part_of_which_sub_sampling_leaves_nothing_has_no_step():
+    """Ten tokens of two words: most draws keep none."""
+    corpus = corpus_of([np.arange(10) % 2])
+    counts = [
+        sum(1 for _ in SkipGramStream(corpus, sample=1e-5, seed=seed).epoch(0))
+        for seed in range(20)
+    ]
+    assert 0 in counts

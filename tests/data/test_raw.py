@@ -146,3 +146,12 @@ def test_what_marks_no_predicate(row: Any, told: str, tmp_path: Path) -> None:
 def test_a_file_without_predicates(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not one predicate"):
         read_marked(written(tmp_path, {"text": "a", "predicates": []}), on_bad="raise")
+
+
+def test_columns_are_not_taken_for_prose(tmp_path: Path) -> None:
+    file = tmp_path / "test.txt"
+    file.write_text("-DOCSTART- O\n\nEU NNP B-ORG\nrejects VBZ O\n\nJoy NN O\n")
+    with pytest.raises(DataError, match=r"test\.txt: .* name it \.conll"):
+        read_sentences(str(file), characters=False, on_bad="raise")
+    file.write_text("EU rejects O\nJoy to all\n")
+    assert len(read_sentences(str(file), characters=False, on_bad="raise")) == 2

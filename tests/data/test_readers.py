@@ -275,3 +275,12 @@ def test_a_line_of_ten_megabytes_is_read(write):
         ("a.jsonl", json.dumps({"text": long, "label": 1})),
     ):
         assert len(read_labelled(write(name, text)).texts[0]) >= 10_000_000
+
+
+def test_a_text_may_begin_as_an_archive_does(tmp_path):
+    file = tmp_path / "a.tsv"
+    file.write_text("PKK\tlabel\na text\t1\n")
+    assert read_labelled(file, columns=Columns(text="PKK")).texts == ["a text"]
+    file.write_bytes(b"PK\x03\x04")
+    with pytest.raises(DataError, match="is compressed"):
+        read_labelled(file)

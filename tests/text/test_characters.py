@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from tl_jax.files.errors import DataError
 from tl_jax.text.characters import (
     SpeltWords,
-    batch_characters,
     bounded,
     distinct_words,
     vector_words,
@@ -65,19 +64,6 @@ def test_distinct_words_give_the_sentences_back(sentences):
     assert len(set(words)) == len(words)
     assert [[words[i] for i in sentence] for sentence in index] == sentences
     assert list(words) == list(dict.fromkeys(w for s in sentences for w in s))
-
-
-def test_a_batch_gets_the_characters_of_its_own_words():
-    table = np.arange(1, 31, dtype=np.int32).reshape(10, 3)
-    tokens = np.array([[7, 2, 7, 99], [2, 5, -1, 99]], np.int32)
-    mask = np.array([[True, True, True, False], [True, True, False, False]])
-    characters, index = batch_characters(tokens, mask, table, size=4)
-    assert characters.shape == (4, 3)
-    np.testing.assert_array_equal(characters[index][mask], table[tokens[mask]])
-    np.testing.assert_array_equal(characters[3:], 0)
-    np.testing.assert_array_equal(index[~mask], 0)
-    with pytest.raises(DataError, match="3 distinct words, more than the 2"):
-        batch_characters(tokens, mask, table, size=2)
 
 
 # Words that are read by their characters

@@ -151,6 +151,15 @@ def read_tagged(
     )
 
 
+def looks_tagged(lines: Sequence[str]) -> bool:
+    """True if lines are rather a column file's than prose: all end in what is a tag."""
+    rows = [_BLANKS.split(line.strip()) for line in lines if line.strip()]
+    rows = [row for row in rows if row[0] not in (DOCUMENT, "#", "##")]
+    return len(rows) > 1 and all(
+        len(row) > 1 and _TAG.fullmatch(row[-1]) is not None for row in rows
+    )
+
+
 def write_tagged(
     path: Path, data: TaggedSentences, tags: Sequence[Sequence[str]]
 ) -> None:

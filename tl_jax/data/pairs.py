@@ -90,6 +90,8 @@ class SkipGramStream:
             draw = np.random.default_rng([self.seed, epoch, number])
             tokens = self.corpus.tokens[begin:end]
             kept = np.flatnonzero(draw.random(len(tokens)) < self._keep[tokens])
+            if not len(kept):  # of a short part, sub-sampling may leave nothing
+                continue
             yield from self._steps(
                 tokens[kept], self.corpus.sentences[begin:end][kept], begin + kept, draw
             )

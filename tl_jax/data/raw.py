@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tl_jax.data.conll import TaggedSentences
+from tl_jax.data.conll import TaggedSentences, looks_tagged
 from tl_jax.data.propbank import NOTHING, Propositions, Sentence
 from tl_jax.data.readers import read_labelled, read_table
 from tl_jax.data.squad import Question, Questions, questions_of
@@ -36,9 +36,13 @@ def read_sentences(file: str, *, characters: bool, on_bad: str) -> TaggedSentenc
       on_bad: As for `read_table`.
 
     Raises:
-      DataError: As for `read_labelled`; or no text has a word.
+      DataError: As for `read_labelled`; or no text has a word, or they are columns.
     """
     rows = read_labelled(file, on_bad=on_bad)
+    if looks_tagged(rows.texts):
+        raise DataError(
+            f"{file}: its lines are a token and a tag each, not a text; name it .conll."
+        )
     located = [locate(text, characters=characters) for text in rows.texts]
     sentences = [text.words for text in located]
     if not any(word.strip() for words in sentences for word in words):

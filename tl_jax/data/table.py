@@ -83,7 +83,7 @@ class Problems:
         if self.on_bad == "skip" and self.count > self.max_bad:
             raise DataError(
                 f"More than {self.max_bad} bad rows; the first:\n{self._told()}\n"
-                "Mend the file, or raise max_bad."
+                "Mend the file, or (in Python) raise max_bad."
             )
 
     def finish(self) -> None:

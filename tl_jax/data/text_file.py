@@ -15,12 +15,14 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except FileNotFoundError as error:
         near = _near(path)
+        if str(path).startswith("tfds:"):
+            near = " tfds: is read for classify, pair, regress and raw text alone."
         raise DataError(f"{path}: there is no such file.{near}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{path}: is UTF-16; convert it to UTF-8 (iconv -t UTF-8).")
-    if data[:2] in (b"\x1f\x8b", b"PK"):
+    if data.startswith((b"\x1f\x8b", b"PK\x03\x04")):
         raise DataError(f"{path}: is compressed; unpack it first.")
     text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     if not text.strip():

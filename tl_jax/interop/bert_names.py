@@ -5,7 +5,8 @@ kernel of two axes stands transposed there (torch keeps ``[outputs, inputs]``).
 
 Classifiers other than BERT's own keep no pooler but a dense layer on [CLS] in their
 head. It is the same function, so it becomes our pooler. (In training, ELECTRA and
-RoBERTa there drop out what goes into that layer, too.)
+RoBERTa there drop out what goes into that layer, too, and DistilBERT drops out nothing
+of attention's output.)
 """
 
 import re

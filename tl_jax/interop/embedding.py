@@ -59,7 +59,12 @@ def read_embedding(
     """
     head = read_word_vectors(path, limit=max_words)
     seen = set(words.words)
-    added = [word for word in head.words if word not in seen]
+    # No text's word is looked up in upper case, if the vocabulary has none.
+    added = [
+        word
+        for word in head.words
+        if word not in seen and (not words.lowercase or word == word.lower())
+    ]
     room = max(max_words - len(words), 0)
     full = WordVocabulary((*words.words, *added[:room]), words.lowercase)
     table, known = embedding_table(

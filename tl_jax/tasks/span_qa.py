@@ -179,15 +179,14 @@ class SpanQa:
         labelled: bool,
     ) -> Judged:
         """The best answer to each question."""
-        answers = self._decode(found, encoded.source, rows, NO_ANSWER in labels)
+        impossible = NO_ANSWER in labels
+        answers = self._decode(found, encoded.source, rows, impossible)
         records = [
             {
                 "id": name,
                 "answer": answer.text,
                 "start": answer.start,
                 "end": answer.end,
-                "null_odds": round(answer.null_odds, 6),
-                "null_probability": round(answer.null_probability, 6),
                 "n_best": [
                     span._asdict() | {"score": round(span.score, 6)}
                     for span in answer.n_best[:SHOWN]
@@ -195,6 +194,10 @@ class SpanQa:
             }
             for name, answer in zip(rows.ids, answers, strict=True)
         ]
+        if impossible:
+            for record, answer in zip(records, answers, strict=True):
+                record["null_odds"] = round(answer.null_odds, 6)
+                record["null_probability"] = round(answer.null_probability, 6)
         metrics = scores(answers, rows, self._mode(rows)) if labelled else {}
         return Judged(records, [answer.text for answer in answers], metrics)
 
@@ -209,10 +212,14 @@ class SpanQa:
         return {"null_threshold": best.threshold}
 
     def write(self, file: Path, judged: Judged, rows: Questions) -> None:
-        """Writes the predictions file of the official scripts."""
+        """Writes the predictions file of the official scripts.
+
+        And the null odds, if the run has learnt that there may be no answer.
+        """
+        del rows
         texts = {record["id"]: record["answer"] for record in judged.records}
-        odds = {record["id"]: record["null_odds"] for record in judged.records}
-        write_predictions(file, texts, odds if rows.impossible.any() else None)
+        odds = {r["id"]: r["null_odds"] for r in judged.records if "null_odds" in r}
+        write_predictions(file, texts, odds or None)
 
     def _mode(self, rows: Questions) -> str:
         """SQuAD's script, that of v2 for questions that may have no answer."""

@@ -232,7 +232,8 @@ def _check_lengths(
     raise DataError(
         f"{len(long)} sentences have more than max_length = {max_length} tokens, and a "
         f"sentence cannot be cut without parting a predicate from its roles:\n  {shown}"
-        f"\nRaise max_length to {needed.max()}, or shorten these sentences."
+        f"\nRaise max_length to {needed.max()}, if the encoder has so many positions, "
+        "or leave these sentences out."
     )
 
 

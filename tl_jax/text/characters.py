@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from tl_jax.files.atomic import read_json, write_json
 from tl_jax.files.errors import DataError
@@ -114,41 +114,6 @@ def distinct_words(sentences: Sequence[Sequence[str]]) -> DistinctWords:
         for words in sentences
     ]
     return DistinctWords(tuple(numbers), indexed)
-
-
-def batch_characters(
-    tokens: Int[np.ndarray, "B T"],
-    mask: Bool[np.ndarray, "B T"],
-    characters: Int[np.ndarray, "V C"],
-    *,
-    size: int,
-) -> tuple[Int[np.ndarray, "W C"], Int[np.ndarray, "B T"]]:
-    """Takes from a table the characters of the words that a batch holds.
-
-    Args:
-      tokens: Rows of the table.
-      mask: True where a real token stands; what stands elsewhere is never read.
-      characters: One row a word, from `word_characters`.
-      size: Rows of the result, W, so that the batches of one run share a shape; those
-        left over are 0. ``B·T`` is always enough.
-
-    Returns:
-      The characters, and for every token its row among them (0 at padding).
-
-    Raises:
-      DataError: There are more than ``size`` distinct words.
-    """
-    distinct, places = np.unique(tokens[mask], return_inverse=True)
-    if len(distinct) > size:
-        raise DataError(
-            f"A batch holds {len(distinct)} distinct words, more than the {size} that "
-            f"were planned for. Raise `size`; {tokens.size} is always enough."
-        )
-    rows = np.zeros((size, characters.shape[1]), np.int32)
-    rows[: len(distinct)] = characters[distinct]
-    index = np.zeros(tokens.shape, np.int32)
-    index[mask] = places
-    return rows, index
 
 
 class Spelling(NamedTuple):

@@ -23,7 +23,7 @@ _WORD = re.compile(
     | \w+?(?=n't\b)                 # do|n't, as the Penn Treebank and GloVe split it
     | n't\b
     | '(?:s|m|d|re|ve|ll)\b         # it|'s
-    | \w+                           # any script, Hangul included
+    | \w+                           # letters of any script; no combining marks
     | \.{2,} | -{2,}                # an ellipsis, a dash
     | [^\w\s\u200b-\u200f\u2060\ufeff]  # any other visible character by itself
     """,
