@@ -6,9 +6,10 @@ DIR holds train.tsv and dev.tsv (single sentences with labels). Both sides use t
 weights, examples, batch size, dropout, optimizer and number of threads, and take turns;
 medians are reported, compile time apart. Both keep freed memory in the process, as
 ``tl-jax`` does. The peer runs scaled-dot-product attention and the fused AdamW, and
-pads each batch to its longest example, as its Trainer does. Peak memory is that of a
-process of its own. With --seeds both sides train fully and are scored; that takes half
-an hour on two cores. Needs the extra ``peers``.
+pads each batch to its longest example, as its Trainer does. Memory is what a process of
+its own takes at most beyond what it held before there was a model; the peer's has the
+allocator of its users. With --seeds both sides train fully and are scored; that takes
+half an hour on two cores. Needs the extra ``peers``.
 """
 
 import gc
@@ -26,6 +27,7 @@ from typing import Any
 import jax
 import tyro
 from finetune_task import DROPOUT, EPOCHS, RATE, Task
+from peak_memory import peak_added_by
 
 from tl_jax.data.examples import Examples
 from tl_jax.data.packing import Layout
@@ -191,14 +193,21 @@ def memory_row(config: Config) -> list[str]:
     return ["peak memory, 15 steps on real lengths", *cells]
 
 
-def measure_memory(side: Any) -> None:
-    """Takes 15 steps and prints this process's peak in MiB (Linux)."""
-    batches = side.real()
-    for _ in range(15):
-        side.train(next(batches))
-    # Not getrusage: what it gives is never less than the parent's size at the fork.
-    status = Path("/proc/self/status").read_text(encoding="ascii").split()
-    print(int(status[status.index("VmHWM:") + 1]) / 1024)
+def measure_memory(config: Config, name: str) -> None:
+    """Makes the model, takes 15 steps and prints what that added at most, in MiB."""
+    if name == "ours":
+        keep_freed_memory()
+    else:
+        import finetune_peer  # noqa: F401  (ours is imported by now, too)
+    task = Task(config.data, config.weights)
+
+    def work() -> None:
+        side = make_side(task, config.batch_size, name)
+        batches = side.real()
+        for _ in range(15):
+            side.train(next(batches))
+
+    print(peak_added_by(work))
 
 
 def make_side(task: Task, batch_size: int, name: str) -> Any:
@@ -212,11 +221,11 @@ def make_side(task: Task, batch_size: int, name: str) -> Any:
 
 def main(config: Config) -> None:
     """Prints the table; appends the figures to the results file."""
+    if config.memory_of is not None:
+        measure_memory(config, config.memory_of)
+        return
     keep_freed_memory()
     task = Task(config.data, config.weights)
-    if config.memory_of is not None:
-        measure_memory(make_side(task, config.batch_size, config.memory_of))
-        return
     from tl_jax.report import markdown  # it draws, too: no memory of a training run's
 
     sides = [make_side(task, config.batch_size, name) for name in SIDES]

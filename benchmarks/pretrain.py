@@ -14,7 +14,8 @@ create_pretraining_data.py writes them. Scripts that chop text into full rows in
 across documents and without next-sentence pairs (run_mlm.py), waste nothing on padding:
 their rate is the one at equal shapes, all of it text, and stands in a row of its own.
 Making batches is not timed on either side; preparation is. Memory is what a process of
-its own takes at most beyond what it held before there was a model. Needs the extra
+its own takes at most beyond what it held before there was a model; the peer's has the
+allocator of its users. Needs the extra
 ``peers``.
 """
 
@@ -32,6 +33,7 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
+from peak_memory import peak_added_by
 from pretrain_task import POSITIONS, Task, make_task
 
 from tl_jax.models.batch import Batch
@@ -229,32 +231,29 @@ def memory_row(config: Config, folder: Path) -> list[str]:
 
 
 def measure_memory(config: Config, folder: Path, name: str) -> None:
-    """Takes 10 steps and prints what they added to this process, in MiB (Linux)."""
-    task = make_task(config.pretrain(config.lengths[0]), folder)
-    if name == "peer":
+    """Makes the model, takes 10 steps and prints what that added at most, in MiB."""
+    if name == "ours":
+        keep_freed_memory()
+    else:
         import pretrain_peer  # noqa: F401  (ours is imported by now, too)
-    batches, before = task.padded(), resident("VmRSS:")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # a new peak
-    side = make_side(task, name)
-    for _ in range(10):
-        side.train(side.of(next(batches)))
-    print(resident("VmHWM:") - before)
+    task = make_task(config.pretrain(config.lengths[0]), folder)
 
+    def work() -> None:
+        side, batches = make_side(task, name), task.padded()
+        for _ in range(10):
+            side.train(side.of(next(batches)))
 
-def resident(key: str) -> float:
-    """MiB of this process by the kernel's books, now or at most."""
-    status = Path("/proc/self/status").read_text(encoding="ascii").split()
-    return int(status[status.index(key) + 1]) / 1024
+    print(peak_added_by(work))
 
 
 def main(config: Config) -> None:
     """Prints the table; appends the figures to the results file."""
+    if config.memory_of is not None and config.folder is not None:
+        measure_memory(config, config.folder, config.memory_of)
+        return
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if config.memory_of is not None and config.folder is not None:
-            measure_memory(config, config.folder, config.memory_of)
-            return
         from tl_jax.report import markdown  # it draws, too: no memory of a run's
 
         table = list(speed_rows(config, folder))
