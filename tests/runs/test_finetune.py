@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from tiny_runs import WORDS, StopAt
 
 from tl_jax.files.errors import (
@@ -16,6 +17,7 @@ from tl_jax.files.errors import (
     DataError,
     NonFiniteError,
     VerificationError,
+    WeightsError,
 )
 from tl_jax.interop import load
 from tl_jax.models.compose import flatten_paths
@@ -315,3 +317,19 @@ def test_a_stop_while_scores_are_computed_is_heeded(
     with pytest.raises(Interrupted, match="trained and scored"):
         finetune(replace(encoder_config, epochs=1), tmp_path / "run")
     assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_a_pooler_that_is_not_there_is_not_frozen_as_it_was_drawn(
+    encoder_config: FinetuneConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bert"
+    shutil.copytree(encoder_config.weights, folder)
+    (folder / "MANIFEST.json").unlink(missing_ok=True)
+    (file,) = folder.glob("*.safetensors")
+    tensors = {k: x for k, x in load_file(file).items() if "pooler" not in k}
+    save_file(tensors, file)
+    config = replace(encoder_config, weights=str(folder), plan="head-only", epochs=1)
+    with pytest.raises(WeightsError, match=r"no pooler.*--pooling mean"):
+        finetune(config, tmp_path / "run")
+    assert finetune(replace(config, pooling="mean"), tmp_path / "run")
+    assert finetune(replace(config, plan="freeze"), tmp_path / "learns")

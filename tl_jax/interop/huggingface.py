@@ -62,8 +62,8 @@ from tl_jax.text.subwords import Tokenizer
 _log = logging.getLogger(__name__)
 
 _NO_POOLER = (
-    "the checkpoint has no pooler. Pass pooling='mean' (or 'none') to do without one, "
-    "or pooler_key=jax.random.key(0) to draw it at random."
+    "the checkpoint has no pooler. Pass pooling='mean' (--pooling mean; or 'none') "
+    "to do without one, or pooler_key=jax.random.key(0) to draw it at random."
 )
 _MEND = "Is config.json that of these weights? Fetch both again."
 

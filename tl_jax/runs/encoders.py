@@ -22,6 +22,7 @@ from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.elmo import RANDOM, elmo_stages, load_elmo_encoder, refuse_elmo_options
 from tl_jax.runs.options import given
+from tl_jax.runs.tasks import task_of
 from tl_jax.tasks.task import Segments
 from tl_jax.text.characters import SPELLING_FILE, SpeltWords
 from tl_jax.text.hangul import check_hangul
@@ -101,11 +102,13 @@ def _load_encoder(
     pooling = config.pooling or "pooler"
     if pooling not in ("pooler", "mean"):
         raise ConfigError(f"--pooling {pooling}: encoders have pooler and mean.")
+    # Under a plan that trains the head alone, a pooler that is drawn would stay so.
+    fixed = config.plan == "head-only" and not task_of(config).per_token
     encoder, params = load_bert(
         folder,
         pooling=pooling,
         dtype=config.precision,
-        pooler_key=jax.random.key(config.seed),
+        pooler_key=None if fixed else jax.random.key(config.seed),
     )
     tokenizer = load_tokenizer(folder)
     check_hangul(tokenizer, texts, allow_uncased=config.allow_uncased)
