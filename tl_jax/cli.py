@@ -141,7 +141,8 @@ def predict(run: Run, *, input: str, output: Path) -> None:
             line, for all tasks on single texts; .jsonl for tag with text, for span with
             question and context, for srl with text (or words) and predicates, each the
             number of a word or [first, one past the last] character.
-        output: .jsonl: one object a row. Else span: the official scripts' JSON; tag and
+        output: .jsonl: one object a row, with its number among the rows from 0 (blank
+            lines are none). Else span: the official scripts' JSON; tag and
             srl: the input's columns and the prediction.
     """
     from tl_jax.runs.evaluate import predict as write_predictions
