@@ -232,7 +232,10 @@ def test_best_threshold_is_squads_on_odds_that_differ():
                 now += score(said[i], golds[i], "squad-v2") if has[i] else -1
                 if now > best + 1e-9:
                     best, threshold = now, odds[i]
-            assert found[name].threshold == threshold
+            # Ours answers the same ones, though all odds be a little different.
+            ours, noise = found[name].threshold, draw.choice([-1e-7, 1e-7], 12)
+            for i, change in zip(ids, noise, strict=True):
+                assert (odds[i] + change <= ours) == (odds[i] <= threshold)
             assert found[name].score == pytest.approx(100 * best / 12)
 
 

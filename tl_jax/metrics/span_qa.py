@@ -54,6 +54,9 @@ MODES = {
 }
 
 
+_BEYOND = 0.5  # how far a threshold keeps from the lowest or the highest odds
+
+
 class Threshold(NamedTuple):
     """Where "no answer" pays best, and the score, in percent, that it gives there.
 
@@ -154,9 +157,11 @@ def best_threshold(
     """Finds the null odds above which no answer is best given, for each score.
 
     SQuAD v2's ``find_best_thresh``: questions are answered in the order of their odds,
-    and the threshold is the odds of the last one that pays. Other than there, what is
-    returned is always reached by the threshold: questions of equal odds are answered
-    together, and where nothing pays, the threshold is 0 or below all odds.
+    till it no longer pays. There the threshold is the odds of the last one that pays;
+    here it lies halfway to those of the next one, so that it answers the same questions
+    where another batch or machine computes these odds a little differently. And what is
+    returned is always reached by it: questions of equal odds are answered together, and
+    where nothing pays, the threshold is 0 or below all odds.
 
     Args:
       predictions: The best span of each question, also where it would not be given.
@@ -177,7 +182,9 @@ def best_threshold(
     order = np.argsort(odds, kind="stable")
     odds = odds[order]
     reachable = np.append(odds[1:] != odds[:-1], True)
-    thresholds = np.append(min(0.0, np.nextafter(odds[0], -np.inf)), odds[reachable])
+    steps = odds[reachable]
+    halfway = (steps + np.append(steps[1:], steps[-1] + 2 * _BEYOND)) / 2
+    thresholds = np.append(min(0.0, odds[0] - _BEYOND), halfway)
     found = {}
     for name, values in answered.items():
         gains = np.cumsum((values - silent[name])[order])[reachable]
