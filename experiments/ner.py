@@ -10,11 +10,11 @@ Score:     F1 of entities on dev, 3 seeds.
            WNUT17 (3,394 sentences): 57.8 ± 1.3 after 2 epochs at 2e-4 in batches of 8,
            by benchmarks/quality.py beside transformers + torch (--epochs 2
            --learning-rate 2e-4 --batch-size 8)
-           KLUE-NER (3,500 sentences): 53.5 ± 1.1 with a biLSTM-CRF on 2,000 sub-words
+           KLUE-NER (3,500 sentences): 45.1 ± 1.7 with a biLSTM-CRF on 2,000 sub-words
            drawn at random (--weights random --units pieces --max-words 2000 --crf
-           --epochs 10); 44.7 ± 0.3 with trained vectors of 6,080 longer sub-words (as
-           in sts.py, --crf --epochs 10); 47.7 ± 0.9 with the Korean BERT tiny of
-           pretraining_pays.py (--learning-rate 5e-4).
+           --epochs 10); 47.7 ± 0.9 with the Korean BERT tiny of pretraining_pays.py
+           (--learning-rate 5e-4).
+           Trained vectors of sub-words: not measured
            An encoder of usual size: not measured
 Cost:      5 CPU minutes for all seeds of each; WNUT17 8
 """
