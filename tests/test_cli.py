@@ -184,6 +184,7 @@ def test_a_process_loads_what_another_one_compiled(
 def test_what_cannot_be_printed_has_its_exit_code(environment: dict[str, str]) -> None:
     """Short outputs meet a full disk, or a reader that left, only when flushed."""
     command = [sys.executable, "-m", "tl_jax", "doctor"]
+    environment = {k: v for k, v in environment.items() if k != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             command, stdout=full, stderr=subprocess.PIPE, env=environment, text=True

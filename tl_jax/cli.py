@@ -379,14 +379,17 @@ def _run(given: list[str], debug: bool) -> int:
                 print(f"tl-jax: {told}", file=sys.stderr)
         raise
     except BrokenPipeError:
-        # Whoever read our output has left; nothing can be told to them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()  # whoever read it has left
         return 0
     except KeyboardInterrupt:
         return _failed(130, "stopped by SIGINT", debug)
     except TlJaxError as error:
         return _failed(error.exit_code, str(error), debug)
     except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _give_up_output()
         return _failed(7, f"{error.filename or ''}: {error.strerror or error}", debug)
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
@@ -418,6 +421,11 @@ def _keep_compilations() -> None:
     ):
         if name.upper() not in os.environ:
             jax.config.update(name, value)
+
+
+def _give_up_output() -> None:
+    """Lets what stdout still holds go nowhere; Python would try again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(code: int, message: str, debug: bool) -> int:
