@@ -1,5 +1,7 @@
 """Attention against plain float64 formulas, forward and backward."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tests.models.test_dropout import rows_of
 from tl_jax.models.attention import attention
 from tl_jax.models.dropout import token_noise
+from tl_jax.training.placement import choose_placement
 
 KEY = jax.random.key(3)
 # Two rows: two examples and padding; one example; a row of padding.
@@ -285,3 +288,27 @@ def test_many_scores_are_not_kept_for_the_gradients(monkeypatch):
     monkeypatch.setattr("tl_jax.models.attention._MOST_SCORES", 0)
     assert memory() < kept / 3
     COMPILED.clear_cache()
+
+
+@pytest.mark.parametrize("kind", ["jit", "fsdp", "pmap"])
+def test_what_counts_is_how_many_weights_a_device_has(kind, monkeypatch):
+    """So many fit on one of two devices as half of the batch has."""
+    half = HEADS * PACKED.tokens.size * PACKED.tokens.shape[1]
+    batch = jax.tree.map(lambda x: np.concatenate([x, x]), PACKED)
+
+    def loops(most):
+        monkeypatch.setattr("tl_jax.models.attention._MOST_SCORES", most)
+        found = []
+
+        def look(_, batch):
+            where = batch.example, batch.example, batch.positions
+            attend = functools.partial(attention, heads=HEADS)
+            flat = [jnp.ones((batch.tokens.size, WIDTH))] * 3
+            found.append("scan" in str(jax.make_jaxpr(attend)(*flat, *where)))
+            return batch.ids
+
+        choose_placement(kind, 2).map(look)(None, batch)
+        return any(found)
+
+    assert not loops(half)
+    assert loops(half - 1)

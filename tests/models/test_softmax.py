@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
 
 from tl_jax.models import softmax
+from tl_jax.models.mesh import DATA
 from tl_jax.models.softmax import full_softmax, softmax_loss
 
 T, B, P, V = 6, 2, 3, 7
@@ -38,6 +40,25 @@ def test_parts_give_the_value_and_the_gradients_of_the_whole(scores, monkeypatch
         np.testing.assert_allclose(one, other, atol=1e-5, rtol=1e-5)
     value = jax.jit(by_parts)(*inputs)  # without a gradient it takes another way
     np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+
+
+def test_devices_that_share_the_rows_make_larger_parts(monkeypatch):
+    """Two steps' scores fit on a device, so on two of them three of the six steps."""
+    monkeypatch.setattr(softmax, "_SCORES", 2 * B * V)
+
+    def program(rows):
+        given = STATES, TARGETS, WEIGHTS, KERNEL, BIAS
+        told.append(str(jax.make_jaxpr(softmax_loss)(*given)))
+        return rows
+
+    told = []
+    program(None)
+    mesh = Mesh(jax.devices()[:2], (DATA,), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        jax.jit(program)(np.zeros(2))
+    alone, shared = told
+    assert "length=3" in alone
+    assert "length=2" in shared
 
 
 def test_large_scores_are_finite():

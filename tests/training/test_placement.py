@@ -25,6 +25,7 @@ from helpers import (
 from tl_jax.files.errors import ConfigError
 from tl_jax.metrics.sums import Ratio, mean
 from tl_jax.models.batch import membership
+from tl_jax.models.mesh import row_devices
 from tl_jax.tasks.classification import log_probabilities, loss
 from tl_jax.training.placement import choose_placement
 from tl_jax.training.step import create_state, eval_step, train_step
@@ -103,6 +104,30 @@ def test_the_masked_mean_of_four_devices_is_two(kind):
     assert float(state.params["w"]) == -1.0
     scored = placement.evaluate(eval_step(trap_loss))(state.params, batch)
     assert mean(scored)["loss"] == -2.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "told"),
+    [("jit", 1, 1), ("jit", 4, 4), ("fsdp", 4, 4), ("pmap", 4, 1)],
+)
+def test_a_model_is_told_how_many_devices_share_the_rows_that_it_sees(
+    kind, count, told
+):
+    seen = []
+
+    def look(params, batch, key=None, **options):
+        seen.append((row_devices(), len(batch.tokens)))
+        return trap_loss(params, batch, key, **options)
+
+    placement = choose_placement(kind, count)
+    state = placement.replicate(create_state({"w": jnp.ones(())}, optax.sgd(1.0)))
+    placement.evaluate(eval_step(look))(state.params, uneven_batch())
+    placement.map(lambda params, batch: look(params, batch, train=False) and batch.ids)(
+        state.params, uneven_batch()
+    )
+    placement.train(train_step(look, optax.sgd(1.0)))(state, uneven_batch())
+    rows = len(uneven_batch().tokens)
+    assert set(seen) == {(told, rows * told // count)}
 
 
 @pytest.mark.parametrize("kind", ["jit", "fsdp", "pmap"])

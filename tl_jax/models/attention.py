@@ -8,10 +8,11 @@ from jaxtyping import Float, Int, Integer, UInt32
 from tl_jax.models.batch import Array
 from tl_jax.models.dense import settled
 from tl_jax.models.dropout import absorb, hash_of, kept, layer_noise
+from tl_jax.models.mesh import row_devices
 
 # Finite: a row without any key must not compute inf - inf.
 _MASKED = np.float32(-1e30)
-# Of all heads together; 128 MiB of float32 that each layer would keep, several times.
+# Of all heads on a device; 128 MiB of float32 that a layer would keep, several times.
 _MOST_SCORES = 2**25
 
 
@@ -69,7 +70,7 @@ def attention(
         return jnp.matmul(weights, value)
 
     each_head = by_head(query), settled(by_head(key).swapaxes(2, 3)), by_head(value)
-    if query_example.size * width * heads > _MOST_SCORES:
+    if query_example.size * width * heads > _MOST_SCORES * row_devices():
         # The weights of a head at a time, made again for its gradients. In a loop, or
         # CPUs' compiler would find the second making equal to the first and keep that.
         attended = jax.lax.map(jax.checkpoint(attend), (*each_head, names))

@@ -8,10 +8,12 @@ from jaxtyping import Float, Int
 
 from tl_jax.models.batch import Array
 from tl_jax.models.dense import transposed
+from tl_jax.models.mesh import row_devices
 
 # The loss and the gradients of the kernel, transposed, and of the bias.
 _Sums = tuple[jax.Array, jax.Array, jax.Array]
-_SCORES = 1 << 22  # scores that are made at a time; the 16 MB stay in a CPU's cache
+# Scores that a device makes at a time; the 16 MB stay in a CPU's cache.
+_SCORES = 1 << 22
 
 
 def logits(
@@ -117,7 +119,7 @@ softmax_loss.defvjp(_softmax_loss_forward, _softmax_loss_backward)
 def _parts(vocab_size: int, *inputs: Array) -> tuple[Array, ...]:
     """Cuts the leading axis evenly, so that a part's scores are few enough."""
     length, rows = inputs[1].shape[0], inputs[1][0].size
-    fits = max(1, _SCORES // (rows * vocab_size))
+    fits = max(1, _SCORES * row_devices() // (rows * vocab_size))
     steps = max(n for n in range(1, length + 1) if length % n == 0 and n <= fits)
     return tuple(x.reshape(-1, steps, *x.shape[1:]) for x in inputs)
 

@@ -10,7 +10,6 @@ hands over its own rows of a batch.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -153,19 +152,15 @@ class Placement:
     def _jit(
         self, function: Callable[..., Any], donate: tuple[int, ...]
     ) -> Callable[[Any, Batch], Any]:
-        by_rows = self.by_rows
+        mesh, by_rows = self.mesh, self.by_rows
         compiled = jax.jit(function, donate_argnums=donate)
 
         def call(state: Any, batch: Batch) -> Any:
             jax.monitoring.record_event(CALL)
-            with self._in_mesh():
+            with jax.set_mesh(mesh):  # so that models know it (`tl_jax.models.mesh`)
                 return compiled(state, _put_rows(batch, by_rows))
 
         return call
-
-    def _in_mesh(self) -> AbstractContextManager[Any]:
-        """Lets models know the mesh where it matters to them (`keep_rows`)."""
-        return jax.set_mesh(self.mesh) if self.kind == "fsdp" else nullcontext()
 
     def _pinned(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """Lets the new state lie as the old one did."""
@@ -201,7 +196,7 @@ class Placement:
             state, batch = jax.tree.unflatten(form, states), shape.unflatten(fields)
             return jax.tree.leaves(self._pinned(step)(state, batch))
 
-        with self._in_mesh():
+        with jax.set_mesh(self.mesh):
             return jax.jit(call, donate_argnums=0).trace(*abstract)
 
 
