@@ -181,8 +181,8 @@ def test_gradual_unfreezing_runs_through_its_stages(
     after = restore(newest, like, subset=True)["params"]["encoder"]
     before, now = flatten_paths(weights), flatten_paths(after)
     moved = {path for path in now if not np.array_equal(now[path], before[path])}
-    # Two layers: the head from epoch 0, layer 1 and the pooler from 1, layer 0 from 2;
-    # the embeddings would follow in epoch 3.
+    # Two layers: head and pooler from epoch 0, layer 1 from 1, layer 0 from 2; the
+    # embeddings would follow in epoch 3.
     assert {path.split("/")[0] for path in moved} == {"layer_0", "layer_1", "pooler"}
 
 

@@ -29,8 +29,9 @@ def named_plan(name: str, params: Params) -> tuple[Stage, ...]:
     is fixed) and ``slow`` (it learns at a tenth of the rate). For encoders: ``full``
     (all learn); ``freeze`` (the layers are fixed, pooler and head learn); ``slow`` (the
     encoder learns at a tenth of the head's rate); ``layerwise`` (each layer at .95 of
-    the rate of the one above it); ``gradual`` (the head first, then each epoch one more
-    layer from the top); ``head-only`` (the whole encoder is fixed: features only).
+    the rate of the one above it); ``gradual`` (pooler and head first, then each epoch
+    one more layer from the top); ``head-only`` (the whole encoder is fixed: features
+    only).
 
     Args:
       name: One of the names, or the path of a JSON file (`read_plan`).
@@ -100,12 +101,12 @@ def layerwise(layers: int, decay: float = LAYER_DECAY) -> Plan:
 
 
 def gradual(layers: int) -> tuple[Stage, ...]:
-    """Trains the head for one epoch, then thaws one more layer each epoch.
+    """Trains pooler and head for one epoch, then thaws one more layer each epoch.
 
-    The pooler is thawed with the top layer, the embeddings last.
+    The pooler, which may be as new as the head, waits for none. The embeddings are
+    thawed last. Howard & Ruder 2018, section 3.3.
     """
     parts = ["encoder/embeddings/.*", *(f"encoder/layer_{i}/.*" for i in range(layers))]
-    parts[-1] = rf"encoder/(layer_{layers - 1}|pooler)/.*"
     top_first = parts[::-1]
 
     def plan(epoch: int) -> Plan:
