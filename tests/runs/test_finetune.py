@@ -203,7 +203,7 @@ def test_a_nan_stops_and_names_the_examples(
     ("change", "error", "message"),
     [
         ({"plan": "slowly"}, ConfigError, "Did you mean 'slow'"),
-        ({"plan": "initialise"}, ConfigError, "for this model"),
+        ({"plan": "initialise"}, ConfigError, "for encoders"),
         ({"text_column": "sentense"}, ConfigError, "sentence"),
         ({"label_column": "lable"}, ConfigError, "label"),
         ({"pooling": "last"}, ConfigError, "pooler and mean"),

@@ -64,6 +64,27 @@ def test_word_vector_presets(params):
         assert found == {"embedding": rate, **lstm(1.0)}, name
 
 
+def test_elmo_presets(params):
+    """By paths alone: `freeze` is for the biLM, though vectors stand beside it."""
+    beside = {"mix_input": {"s": jnp.ones(3)}, "lstm_0_forward": {"bias": jnp.ones(1)}}
+    learns = dict.fromkeys((*beside, "head"), 1.0)
+    bilm, table = (
+        {"bilm": {"w": jnp.ones(1)}},
+        {"embedding": {"embedding": jnp.ones(1)}},
+    )
+    for name, rate in {"freeze": None, "slow": 0.1, "full": 1.0}.items():
+        for vectors, told, own in (
+            ({}, True, {}),
+            (table, False, {"embedding": 1.0}),
+            (table, True, {"embedding": 1.0 if name == "full" else 0.1}),
+        ):
+            tree = {"encoder": bilm | beside | vectors, "head": {"bias": jnp.ones(1)}}
+            stages = named_plan(name, tree, vectors_read=told)
+            check_stages(stages, tree)
+            found = rates(stages[0].plan, tree)
+            assert found == {"bilm": rate, **own, **learns}, name
+
+
 def test_encoder_presets(params):
     fixed = dict.fromkeys(("embeddings", "layer_0", "layer_1"))
     full = dict.fromkeys((*fixed, "pooler", "head"), 1.0)

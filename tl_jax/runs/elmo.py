@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from tl_jax.data.examples import Examples, TokenInputs
-from tl_jax.files.errors import ConfigError, did_you_mean
+from tl_jax.files.errors import ConfigError
 from tl_jax.files.sources import resolve
 from tl_jax.interop.elmo import ElmoFiles, known_words, load_elmo
 from tl_jax.interop.embedding import read_embedding
@@ -25,10 +25,7 @@ from tl_jax.tasks.task import Segments
 from tl_jax.text.characters import NO_WORDS, SpeltWords, Splits, vector_words
 from tl_jax.text.encodings import TextEncoder
 from tl_jax.text.words import WordVocabulary
-from tl_jax.transfer.plans import Plan, Rule, Stage
-from tl_jax.transfer.presets import SLOW_RATE, named_plan
 
-ELMO_PLANS = ("freeze", "slow", "full")
 RANDOM = "random"
 Penalty = Callable[[Params], Float[Array, ""]]
 # Whose texts are words already; others are split as word vectors' texts are.
@@ -70,8 +67,8 @@ def load_elmo_encoder(
             "--elmo-at output leaves the LSTM nothing to read. Add --vectors, a file "
             "or random, or say --elmo-at both."
         )
-    given = config.task in _OF_WORDS and not config.characters
-    splits = "spaces" if given else "words"
+    split_already = config.task in _OF_WORDS and not config.characters
+    splits = "spaces" if split_already else "words"
     vocabulary, table = _vectors_beside(config, texts, splits)
     rows, width = table.shape if table is not None else (0, 0)
     if config.vectors == RANDOM:
@@ -131,36 +128,6 @@ def refuse_elmo_options(config: FinetuneConfig) -> None:
             f"{' and '.join(flags)}: of ELMo, and --weights {config.weights} is no "
             "folder with options.json and an HDF5 file."
         )
-
-
-def elmo_stages(config: FinetuneConfig, params: Params) -> tuple[Stage, ...]:
-    """The stages of the plan that the options name for ELMo.
-
-    It is ``freeze`` (its biLM is fixed, as in the paper), ``slow`` (the biLM learns
-    at a tenth of the rate) and ``full``. Word vectors that were read from a file beside
-    it learn slowly but in ``full``.
-
-    Raises:
-      ConfigError: There is no such plan for this encoder, or it does not fit.
-    """
-    assert config.plan is not None
-    if config.plan.endswith(".json"):
-        return named_plan(config.plan, params)
-    if config.plan not in ELMO_PLANS:
-        raise ConfigError(
-            f"No transfer plan is named {config.plan!r} for ELMo."
-            f"{did_you_mean(config.plan, ELMO_PLANS)} Known: {', '.join(ELMO_PLANS)}, "
-            "or a .json file of rules."
-        )
-    bilm, vectors = "encoder/bilm/.*", "encoder/embedding/.*"
-    rules = {
-        "freeze": [Rule(bilm, frozen=True)],
-        "slow": [Rule(bilm, rate=SLOW_RATE)],
-        "full": [],
-    }[config.plan]
-    if config.plan != "full" and config.vectors not in (None, RANDOM):
-        rules.append(Rule(vectors, rate=SLOW_RATE))
-    return (Stage(0.0, Plan(*rules, Rule(".*"))),)
 
 
 def mix_penalty(config: FinetuneConfig, encoder: nn.Module) -> Penalty | None:

@@ -20,7 +20,7 @@ from tl_jax.models.elmo import ElmoConfig
 from tl_jax.models.elmo_encoder import Elmo, ElmoEncoderConfig
 from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
 from tl_jax.runs.config import FinetuneConfig
-from tl_jax.runs.elmo import RANDOM, elmo_stages, load_elmo_encoder, refuse_elmo_options
+from tl_jax.runs.elmo import RANDOM, load_elmo_encoder, refuse_elmo_options
 from tl_jax.runs.options import given
 from tl_jax.runs.tasks import task_of
 from tl_jax.tasks.task import Segments
@@ -135,7 +135,6 @@ def _load_vectors(
         )
     _refuse(config, _DRAWN, "vectors that are read, which have their own")
     words = WordVocabulary.build(texts, max_size=config.max_words)
-    known = 0
     random = config.plan == "random"
     full, table, known = read_embedding(
         path, words, max_words=config.max_words, seed=config.seed
@@ -227,18 +226,15 @@ def usual_plan(name: str, encoder: nn.Module) -> str:
     return "full"
 
 
-def stages_of(
-    config: FinetuneConfig, encoder: nn.Module, params: Params
-) -> tuple[Stage, ...]:
+def stages_of(config: FinetuneConfig, params: Params) -> tuple[Stage, ...]:
     """The stages of the plan that the options name.
 
     Raises:
       ConfigError: There is no such plan for this encoder, or it does not fit.
     """
     assert config.plan is not None
-    if isinstance(encoder, Elmo):
-        return elmo_stages(config, params)
-    return named_plan(config.plan, params)
+    read = config.vectors not in (None, RANDOM)
+    return named_plan(config.plan, params, vectors_read=read)
 
 
 def describe(encoder: nn.Module) -> dict[str, Any]:

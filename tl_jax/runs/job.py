@@ -100,7 +100,7 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
         encoder=describe(representation.encoder),
         segments=segments,
         labels=labels,
-        plan=stages_to_json(stages_of(config, representation.encoder, params)),
+        plan=stages_to_json(stages_of(config, params)),
         data={name: part.fingerprint() for name, part in parts.items()},
         weights=source,
         versions=versions(),

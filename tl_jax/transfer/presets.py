@@ -14,6 +14,8 @@ from tl_jax.transfer.plans import Plan, Rule, Stage, check_stages
 # For word vectors: what becomes of the embedding. `random` and `initialise` train the
 # same parameters; only the values that they start from differ.
 WORD_VECTOR_PLANS = ("random", "initialise", "freeze", "slow")
+# For ELMo: what becomes of its biLM.
+ELMO_PLANS = ("freeze", "slow", "full")
 # For encoders that come pretrained as a whole.
 ENCODER_PLANS = ("full", "freeze", "slow", "layerwise", "gradual", "head-only")
 
@@ -22,20 +24,25 @@ SLOW_RATE = 0.1
 LAYER_DECAY = 0.95
 
 
-def named_plan(name: str, params: Params) -> tuple[Stage, ...]:
+def named_plan(
+    name: str, params: Params, *, vectors_read: bool = False
+) -> tuple[Stage, ...]:
     """Makes the stages of a named plan for a model, or reads them from a file.
 
     For word vectors: ``random``, ``initialise`` (all learn), ``freeze`` (the embedding
-    is fixed) and ``slow`` (it learns at a tenth of the rate). For encoders: ``full``
-    (all learn); ``freeze`` (the layers are fixed, pooler and head learn); ``slow`` (the
-    encoder learns at a tenth of the head's rate); ``layerwise`` (each layer at .95 of
-    the rate of the one above it); ``gradual`` (pooler and head first, then each epoch
-    one more layer from the top); ``head-only`` (the whole encoder is fixed: features
-    only).
+    is fixed) and ``slow`` (it learns at a tenth of the rate). For ELMo: ``freeze`` (its
+    biLM is fixed, as in the paper), ``slow`` (it learns at a tenth of the rate) and
+    ``full``. For encoders: ``full`` (all learn); ``freeze`` (the layers are fixed,
+    pooler and head learn); ``slow`` (the encoder learns at a tenth of the head's rate);
+    ``layerwise`` (each layer at .95 of the rate of the one above it); ``gradual``
+    (pooler and head first, then each epoch one more layer from the top); ``head-only``
+    (the whole encoder is fixed: features only).
 
     Args:
       name: One of the names, or the path of a JSON file (`read_plan`).
       params: The model's parameters: their paths tell which plans apply.
+      vectors_read: The word vectors beside ELMo were not drawn at random: they learn at
+        a tenth of the rate, but in ``full``.
 
     Raises:
       ConfigError: The name is unknown for this kind of model, or the file is broken
@@ -46,18 +53,38 @@ def named_plan(name: str, params: Params) -> tuple[Stage, ...]:
         check_stages(stages, params)
         return stages
     encoder = params["encoder"]
-    names = WORD_VECTOR_PLANS if "embedding" in encoder else ENCODER_PLANS
+    if "bilm" in encoder:
+        whose, names = "ELMo", ELMO_PLANS
+    elif "embedding" in encoder:
+        whose, names = "word vectors", WORD_VECTOR_PLANS
+    else:
+        whose, names = "encoders", ENCODER_PLANS
     if name not in names:
         raise ConfigError(
-            f"No transfer plan is named {name!r} for this model."
+            f"No transfer plan is named {name!r} for {whose}."
             f"{did_you_mean(name, names)} Known: {', '.join(names)}, "
             "or a .json file of rules."
         )
+    if names is ELMO_PLANS:
+        slow_vectors = vectors_read and "embedding" in encoder
+        return (Stage(0.0, _elmo_plan(name, slow_vectors=slow_vectors)),)
     if names is WORD_VECTOR_PLANS:
         return (Stage(0.0, _word_vector_plan(name)),)
     if name == "gradual":
         return gradual(_depth(encoder))
     return (Stage(0.0, _encoder_plan(name, encoder)),)
+
+
+def _elmo_plan(name: str, *, slow_vectors: bool) -> Plan:
+    bilm = "encoder/bilm/.*"
+    rules = {
+        "freeze": [Rule(bilm, frozen=True)],
+        "slow": [Rule(bilm, rate=SLOW_RATE)],
+        "full": [],
+    }[name]
+    if slow_vectors and name != "full":
+        rules.append(Rule("encoder/embedding/.*", rate=SLOW_RATE))
+    return Plan(*rules, Rule(".*"))
 
 
 def _word_vector_plan(name: str) -> Plan:
