@@ -32,7 +32,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
 import tyro
 from quality_task import (
     TASKS,
@@ -45,8 +44,8 @@ from quality_task import (
 )
 
 from tl_jax.files.errors import ConfigError, did_you_mean
-from tl_jax.files.sources import cache_home
 from tl_jax.metrics.bootstrap import spread
+from tl_jax.runs.compilations import keep_compilations
 from tl_jax.runs.finetune import finetune
 from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.tell import tell
@@ -197,5 +196,5 @@ def _told(scores: Sequence[float]) -> str:
 if __name__ == "__main__":
     keep_freed_memory()
     # As `tl-jax` does: the next unit loads what this one compiles.
-    jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
+    keep_compilations()
     main(tyro.cli(Config, description=__doc__))

@@ -25,14 +25,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import jax
 import numpy as np
 import tyro
 
-from tl_jax.files.sources import cache_home
 from tl_jax.metrics.bootstrap import spread
 from tl_jax.models.compose import Params
 from tl_jax.report import tell_curves
+from tl_jax.runs.compilations import keep_compilations
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.job import Job, prepare, task_predictor, training_of, with_states
@@ -158,5 +157,5 @@ def score(config: Config, job: Job, params: Params, count: int) -> float:
 if __name__ == "__main__":
     keep_freed_memory()
     # Trainings that differ in their seed and labels alone share compiled steps.
-    jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
+    keep_compilations()
     print(main(tyro.cli(Config, description=__doc__)))

@@ -50,12 +50,12 @@ import tyro
 from tl_jax.data.examples import Examples
 from tl_jax.data.packing import Layout, fit, pack
 from tl_jax.data.readers import read_labelled
-from tl_jax.files.sources import cache_home
 from tl_jax.interop.load import load, load_tokenizer
 from tl_jax.metrics.bootstrap import Spread, spread
 from tl_jax.models.compose import Model, Params, compose, graft
 from tl_jax.models.heads import Classify
 from tl_jax.report import tell_curves
+from tl_jax.runs.compilations import keep_compilations
 from tl_jax.runs.folder import RESULTS, is_run
 from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.pretrain_bert import pretrain_bert, resume_pretrain
@@ -224,5 +224,5 @@ def train_on(
 if __name__ == "__main__":
     keep_freed_memory()
     # Trainings that differ in their seed and labels alone share compiled steps.
-    jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
+    keep_compilations()
     print(main(tyro.cli(Config, description=__doc__)))

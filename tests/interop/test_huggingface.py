@@ -21,7 +21,6 @@ from tl_jax.interop.bert_names import FAMILIES, encoder_tensors, head_tensors
 from tl_jax.interop.huggingface import (
     load_bert,
     load_bert_model,
-    read_labels,
     save_bert,
 )
 from tl_jax.interop.load import load, load_model, load_tokenizer
@@ -788,7 +787,6 @@ def test_labels_come_back_in_order(tmp_path):
     labels = tuple("lkjihgfedcba")
     model, params = random_model(heads.Tag(12), pooling="none")
     save_bert(tmp_path / "e", model.encoder.config, params, model.head, labels=labels)
-    assert read_labels(tmp_path / "e") == labels
     assert read_head_config(tmp_path / "e").labels == labels
 
 

@@ -134,10 +134,10 @@ def test_skipgrams_rate_falls_linearly(tmp_path, text):
 
 
 def test_wrong_options_are_told_together(tmp_path, text):
-    config = config_of("glove", text, size=0, x_max=-1.0, epochs=0)
+    config = config_of("glove", text, size=0, x_max=-1.0, epochs=0, seed=2**32)
     with pytest.raises(ConfigError) as caught:
         pretrain_vectors(config, tmp_path / "run")
-    for name in ("size", "x_max", "epochs"):
+    for name in ("--size 0", "--x-max -1.0", "--epochs 0", "--seed 4294967296"):
         assert name in str(caught.value)
 
 

@@ -244,7 +244,7 @@ def _write_rows(
 def _write_corpus(
     folder: Path, documents: Iterable[Pieces], dtype: np.dtype, shard_pieces: int
 ) -> dict[str, int]:
-    """Writes all files but pairs.bin; returns what they hold."""
+    """Writes the files of the pieces and where they end; returns what they hold."""
     pieces = segments = number = 0
     with ExitStack() as stack:
         # Not by numpy's tofile: it loses an exception that a signal raises within it.

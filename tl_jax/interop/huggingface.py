@@ -148,11 +148,6 @@ def load_bert_model(folder: Path, *, dtype: Dtype = "float32") -> tuple[Model, P
     return compose(Bert(config), make_head(told, config)), unflatten_paths(leaves)
 
 
-def read_labels(folder: Path) -> tuple[str, ...]:
-    """Reads the names of the classes, by number, from ``folder/config.json``."""
-    return read_head_config(folder).labels
-
-
 def save_bert(
     folder: Path,
     config: BertConfig,

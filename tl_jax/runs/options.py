@@ -20,11 +20,11 @@ def out_of_range(
     for name, low in least.items():
         value = getattr(config, name)
         if value is not None and not low <= value < math.inf:
-            problems.append(f"{_flag(name)} {value}: it must be {low} or more")
+            problems.append(f"{flag(name)} {value}: it must be {low} or more")
     for name in shares:
         value = getattr(config, name)
         if value is not None and not 0 <= value < 1:
-            problems.append(f"{_flag(name)} {value}: from 0 to below 1")
+            problems.append(f"{flag(name)} {value}: from 0 to below 1")
     if not 0 <= config.seed < 2**32:
         problems.append(f"--seed {config.seed}: it must be 0 … 2**32 - 1")
     return problems
@@ -33,8 +33,9 @@ def out_of_range(
 def given(config: Any, names: Iterable[str]) -> list[str]:
     """Lists those of some options that are not left at their defaults, as flags."""
     defaults = {field.name: field.default for field in fields(config)}
-    return [_flag(name) for name in names if getattr(config, name) != defaults[name]]
+    return [flag(name) for name in names if getattr(config, name) != defaults[name]]
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """Names an option as the command does."""
     return f"--{name.replace('_', '-')}"

@@ -1,12 +1,14 @@
 """The options of pre-training: of BERT, of ELMo, and of word vectors."""
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from tl_jax.files.errors import ConfigError
-from tl_jax.runs.options import out_of_range
+from tl_jax.runs.options import flag, out_of_range
 
 Size = Literal["tiny", "mini", "small", "base", "large"]
 
@@ -292,3 +294,22 @@ class PretrainVectorsConfig:
     seed: int = 0
     similarity: tuple[str, ...] = ()
     analogies: str | None = None
+
+    def check(self) -> None:
+        """Refuses options that no method can follow.
+
+        Raises:
+          ConfigError: All of them are named.
+        """
+        least = {"size": 1, "window": 1, "epochs": 1, "negatives": 1, "min_count": 1}
+        least |= {"max_words": 1, "memory": 1, "sample": 0}
+        problems = out_of_range(self, least, ())
+        for name in ("learning_rate", "x_max", "alpha"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                problems.append(f"{flag(name)} {value}: it must be above 0")
+        stems = [Path(file).stem for file in self.similarity]
+        if len(set(stems)) < len(stems):
+            problems.append(f"two files of --similarity have one name: {stems}")
+        if problems:
+            raise ConfigError("Options that do not fit: " + "; ".join(problems) + ".")

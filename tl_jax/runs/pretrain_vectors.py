@@ -29,7 +29,7 @@ from tl_jax.data.corpus import Corpus, read_corpus, read_lines
 from tl_jax.data.pairs import SkipGramStream
 from tl_jax.data.stream import prefetch
 from tl_jax.files.atomic import sweep, write_json
-from tl_jax.files.errors import ConfigError, NonFiniteError
+from tl_jax.files.errors import NonFiniteError
 from tl_jax.files.locks import hold
 from tl_jax.files.manifest import sha256_file
 from tl_jax.interop.word_vectors import (
@@ -103,7 +103,8 @@ def pretrain_vectors(config: PretrainVectorsConfig, out: Path) -> dict[str, Any]
       NonFiniteError: The loss became NaN or infinite.
       Interrupted: A signal came.
     """
-    config = settled(config)
+    config.check()
+    config = _settled(config)
     with hold(out), exit_on_signal("no vectors were written"):
         refuse_used(out)
         sweep(out)
@@ -171,38 +172,13 @@ def _write(
     return {name: sha256_file(folder / name) for name in VECTORS}
 
 
-def settled(config: PretrainVectorsConfig) -> PretrainVectorsConfig:
-    """Fills in what the method decides, and refuses what no method can do.
-
-    Raises:
-      ConfigError: Tells every option that is out of range.
-    """
+def _settled(config: PretrainVectorsConfig) -> PretrainVectorsConfig:
+    """Fills in what the method decides."""
     defaults = (5, 5, 0.025) if config.method == "skipgram" else (15, 25, 0.05)
     names = ("window", "epochs", "learning_rate")
-    given = {
-        name: default
-        for name, default in zip(names, defaults, strict=True)
-        if getattr(config, name) is None
-    }
-    config = replace(config, **given)
-    least = {"size": 1, "window": 1, "epochs": 1, "negatives": 1, "min_count": 1}
-    least |= {"memory": 1, "seed": 0, "sample": 0}
-    wrong = [
-        f"{name} must be {low} or more, not {value}"
-        for name, low in least.items()
-        if not (value := getattr(config, name)) >= low
-    ]
-    wrong += [
-        f"{name} must be a number above 0, not {value}"
-        for name in ("learning_rate", "x_max", "alpha")
-        if not 0 < (value := getattr(config, name)) < math.inf
-    ]
-    stems = [Path(file).stem for file in config.similarity]
-    if len(set(stems)) < len(stems):
-        wrong.append(f"two files of similarity have one name: {stems}")
-    if wrong:
-        raise ConfigError("; ".join(wrong) + ".")
-    return config
+    decided = dict(zip(names, defaults, strict=True))
+    open_ones = {k: v for k, v in decided.items() if getattr(config, k) is None}
+    return replace(config, **open_ones)
 
 
 def training(

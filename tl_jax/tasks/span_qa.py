@@ -198,7 +198,7 @@ class SpanQa:
             for record, answer in zip(records, answers, strict=True):
                 record["null_odds"] = round(answer.null_odds, 6)
                 record["null_probability"] = round(answer.null_probability, 6)
-        metrics = scores(answers, rows, self._mode(rows)) if labelled else {}
+        metrics = scores(answers, rows, self.mode_of(rows)) if labelled else {}
         return Judged(records, [answer.text for answer in answers], metrics)
 
     def tune(
@@ -208,7 +208,7 @@ class SpanQa:
         if not rows.impossible.any():
             return {}
         answers = self._decode(found, encoded.source, rows, impossible=True)
-        best = tune_threshold(answers, rows, self._mode(rows))[self.score]
+        best = tune_threshold(answers, rows, self.mode_of(rows))[self.score]
         return {"null_threshold": best.threshold}
 
     def write(self, file: Path, judged: Judged, rows: Questions) -> None:
@@ -221,8 +221,8 @@ class SpanQa:
         odds = {r["id"]: r["null_odds"] for r in judged.records if "null_odds" in r}
         write_predictions(file, texts, odds or None)
 
-    def _mode(self, rows: Questions) -> str:
-        """SQuAD's script, that of v2 for questions that may have no answer."""
+    def mode_of(self, rows: Questions) -> str:
+        """How these are scored: questions that may have no answer by SQuAD's v2."""
         second = self.mode == "squad" and rows.impossible.any()
         return "squad-v2" if second else self.mode
 

@@ -1,1 +1,1 @@
-"""Strings → ids: WordPiece, and whole words for word vectors."""
+"""Strings → ids: sub-words, words, characters; words aligned with their pieces."""

@@ -1,7 +1,7 @@
 """The training loop: dispatch a step, then look at the sums of the step before.
 
 The loop owns no arithmetic. Steps are pure, the batch of step n is a function of
-(seed, n), and what the loop itself remembers (`Progress`) is a few numbers that are
+(seed, n), and what the loop itself remembers (`Memory`) is a few numbers that are
 stored with each checkpoint; so a run that was stopped anywhere goes on exactly.
 """
 
