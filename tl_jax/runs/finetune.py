@@ -1,6 +1,5 @@
 """Fine-tuning as a run: prepared, trained, scored; stopped and resumed at will."""
 
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from tl_jax.metrics.bootstrap import spread
 from tl_jax.models.compose import Params
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.encoders import rebuild, save_text_encoder
-from tl_jax.runs.first_state import first_state
+from tl_jax.runs.fitting import first_state, fit_run, tell_devices
 from tl_jax.runs.folder import (
     CHECKPOINTS,
     RESULTS,
@@ -41,8 +40,7 @@ from tl_jax.runs.results import best_params, write_results
 from tl_jax.runs.tasks import task_of
 from tl_jax.runs.tell import tell
 from tl_jax.training import checkpoint
-from tl_jax.training.log import Progress, tensorboard_writer
-from tl_jax.training.loop import Display, Habits, Training, fit
+from tl_jax.training.loop import Display, Habits, Training
 from tl_jax.training.signals import exit_on_signal, stop_requests
 from tl_jax.training.state import TrainState
 
@@ -167,30 +165,23 @@ def _train(
             judged = task.judge(found, dev, rows, job.setup.labels, labelled=True)
             return judged.metrics
 
-        start = int(state.step)
-        also = None
-        if config.tensorboard:
-            also = tensorboard_writer(run / "tensorboard", start + 1)
-        own = Progress(training.total_steps, start=start)
-        with own if display is None else nullcontext(display) as shown:
-            state, memory = fit(
-                training,
-                state,
-                evaluate,
-                habits=_habits(config, task.score),
-                memory=memory,
-                folder=run,
-                also=also,
-                stop=stop,
-                display=shown,
-            )
+        state, memory = fit_run(
+            training,
+            state,
+            memory,
+            evaluate,
+            run=run,
+            habits=_habits(config, task.score),
+            stop=stop,
+            display=display,
+            tensorboard=config.tensorboard,
+        )
         best = best_params(run, memory.best_step, state)
         return write_results(run, job, best, memory, predict, stop)
 
 
 def _introduce(job: Job, training: Training, run: Path, state: TrainState) -> None:
     """Shows what is trained on what, where, before it begins."""
-    devices = training.placement.devices
     for stage in training.stages:
         if len(training.stages) > 1:
             tell(f"\nfrom epoch {stage.epoch:g}:")
@@ -198,8 +189,7 @@ def _introduce(job: Job, training: Training, run: Path, state: TrainState) -> No
     for name, told in job.setup.data.items():
         sha256 = told["sha256"][:12]
         tell(f"{name}: {told['examples']:,} examples of {told['name']} ({sha256}…)")
-    kind = devices[0].device_kind
-    tell(f"{training.placement.kind} on {len(devices)} × {kind}; run directory {run}")
+    tell_devices(training.placement, run)
 
 
 def _habits(config: FinetuneConfig, score: str) -> Habits:

@@ -29,6 +29,7 @@ from tl_jax.models.batch import Batch
 from tl_jax.models.bert import Bert
 from tl_jax.models.compose import Model, Params
 from tl_jax.runs.encoders import describe, rebuild, weights_hash
+from tl_jax.runs.fitting import tell_devices
 from tl_jax.runs.folder import (
     CHECKPOINTS,
     RESULTS,
@@ -252,9 +253,7 @@ def _introduce(job: _Job, training: Training, run: Path) -> None:
             f"{name}: {counts['examples']:,} examples of {counts['documents']:,} "
             f"documents in {counts['rows']:,} rows of {width}, {share:.1%} of them text"
         )
-    devices = training.placement.devices
-    kind = devices[0].device_kind
-    tell(f"{training.placement.kind} on {len(devices)} × {kind}; run directory {run}")
+    tell_devices(training.placement, run)
 
 
 def _evaluate(job: _Job, training: Training, stop: StopRequest) -> Evaluate:

@@ -29,6 +29,7 @@ from tl_jax.interop.elmo import save_elmo
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Params
 from tl_jax.models.elmo import Carry
+from tl_jax.runs.fitting import tell_devices
 from tl_jax.runs.folder import CHECKPOINTS, RESULTS, refuse_changes, versions
 from tl_jax.runs.pretrain_config import PretrainElmoConfig
 from tl_jax.runs.pretrain_elmo_setup import (
@@ -220,9 +221,7 @@ def _introduce(job: Job, training: Training, run: Path) -> None:
             f"{name}: {counts['words']:,} words in {counts['sentences']:,} sentences, "
             f"{unknown:.1%} of them <UNK>"
         )
-    devices = training.placement.devices
-    kind = devices[0].device_kind
-    tell(f"{training.placement.kind} on {len(devices)} × {kind}; run directory {run}")
+    tell_devices(training.placement, run)
 
 
 def _evaluate(job: Job, training: Training, stop: StopRequest) -> Evaluate:

@@ -15,10 +15,9 @@ from tl_jax.files.errors import ConfigError, IntegrityError
 from tl_jax.files.locks import hold
 from tl_jax.files.manifest import sha256_file, verify_manifest, write_manifest
 from tl_jax.models.compose import Params
-from tl_jax.runs.first_state import Init, first_state
+from tl_jax.runs.fitting import Init, first_state, fit_run
 from tl_jax.runs.folder import RUN_FILE, SETUP, is_run, refuse_changes, refuse_used
-from tl_jax.training.log import Progress, tensorboard_writer
-from tl_jax.training.loop import Display, Evaluate, Habits, Training, fit
+from tl_jax.training.loop import Display, Evaluate, Habits, Training
 from tl_jax.training.processes import leads, meet
 from tl_jax.training.signals import StopRequest, exit_on_signal, stop_requests
 from tl_jax.transfer.plans import Plan, Rule, Stage
@@ -147,23 +146,17 @@ class Course:
             state, memory = first_state(self.init, training, run, params)
             self.introduce()
             evaluate = self.evaluator(stop) if self.evaluator is not None else None
-            start = int(state.step)
-            also = None
-            if self.tensorboard and leads():
-                also = tensorboard_writer(run / "tensorboard", start + 1)
-            own = Progress(training.total_steps, start=start)
-            with own if display is None else nullcontext(display) as shown:
-                state, memory = fit(
-                    training,
-                    state,
-                    evaluate,
-                    habits=self.habits,
-                    memory=memory,
-                    folder=run,
-                    also=also,
-                    stop=stop,
-                    display=shown,
-                )
+            state, memory = fit_run(
+                training,
+                state,
+                memory,
+                evaluate,
+                run=run,
+                habits=self.habits,
+                stop=stop,
+                display=display,
+                tensorboard=self.tensorboard,
+            )
             dev = evaluate(state.params) if evaluate is not None else {}
             if dev is None:
                 stop.check("trained; `tl-jax resume` scores and exports it")
