@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import pickle
 import shutil
 from dataclasses import replace
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from tl_jax.files.errors import ConfigError, IntegrityError, WeightsError
 from tl_jax.files.manifest import MANIFEST, verify_manifest
+from tl_jax.interop import tensor_files
 from tl_jax.interop.bert_config import read_config, read_head_config
 from tl_jax.interop.bert_names import FAMILIES, encoder_tensors, head_tensors
 from tl_jax.interop.huggingface import (
@@ -24,7 +26,7 @@ from tl_jax.interop.huggingface import (
     save_bert,
 )
 from tl_jax.interop.load import load, load_model, load_tokenizer
-from tl_jax.interop.tensor_files import INDEX, WEIGHTS, read_header
+from tl_jax.interop.tensor_files import INDEX, WEIGHTS, read_floats, read_header
 from tl_jax.models import heads
 from tl_jax.models.bert import Bert, BertConfig
 from tl_jax.models.compose import compose, flatten_paths, init_module
@@ -559,9 +561,18 @@ HOSTILE = {
     "name of a megabyte": header({"a" * (1 << 20): entry()}, b"\0" * 8),
     "entry is a list": header({"a": []}),
     "entry is null": header({"a": None}),
+    "entry is a list of its values": header({"a": ["F32", [2], [0, 8]]}, b"\0" * 8),
     "no dtype": header({"a": {"shape": [2], "data_offsets": [0, 8]}}, b"\0" * 8),
     "one key more": header({"a": {**entry(), "x": 1}}, b"\0" * 8),
+    "one key more, nested": header(
+        b'{"a": {"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":'
+        + b"[" * 200_000
+        + b"]" * 200_000
+        + b"}}",
+        b"\0" * 8,
+    ),
     "unknown dtype": header({"a": entry(dtype="F31")}, b"\0" * 8),
+    "dtype is an object": header({"a": entry(dtype={"F32": None})}, b"\0" * 8),
     "dtype is a list": header({"a": entry(dtype=[])}, b"\0" * 8),
     "negative size": header({"a": entry((-2,))}, b"\0" * 8),
     "size is a float": header({"a": entry((2.0,))}, b"\0" * 8),
@@ -600,6 +611,26 @@ def test_a_sound_header_is_read(tmp_path):
     file.write_bytes(header({"a": entry(), "b": entry((), offsets=(8, 12))}, bytes(12)))
     found = read_header(file)
     assert found["a"].shape == (2,) and found["b"].shape == ()
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_a_typed_error(tmp_path, monkeypatch):
+    """A mapped file would end the process by SIGBUS."""
+    file = tmp_path / "x.safetensors"
+    size = 1 << 16
+    file.write_bytes(
+        header({"a": entry((size,), offsets=(0, 4 * size))}, bytes(4 * size))
+    )
+    found = read_header(file)
+
+    def open_and_cut(*given, **named):
+        opened = safe_open(*given, **named)
+        os.truncate(file, 200)
+        return opened
+
+    monkeypatch.setattr(tensor_files, "safe_open", open_and_cut)
+    for _ in range(2):  # cut when it was open, and before
+        with pytest.raises(WeightsError, match=r"x\.safetensors: changed while"):
+            read_floats(found["a"])
 
 
 def test_random_damage_to_a_file_is_a_typed_error_or_harmless(tmp_path):

@@ -1,8 +1,8 @@
 """Reads and writes safetensors files: a JSON header, then the tensors' plain bytes.
 
-https://github.com/huggingface/safetensors#format. The header is checked in full before
-any tensor is read, so that a hostile or cut file costs neither time nor memory; no
-pickle is ever opened.
+https://github.com/huggingface/safetensors#format. The safetensors library reads them.
+Its reading is checked before any tensor is read, so that a hostile or cut file costs
+neither time nor memory; no pickle is ever opened.
 """
 
 import json
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax.numpy  # noqa: F401  (numpy knows bfloat16 by it)
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from tl_jax.files.atomic import read_json, writing
 from tl_jax.files.errors import WeightsError
@@ -23,18 +24,7 @@ INDEX = "model.safetensors.index.json"
 _MAX_HEADER = 1 << 20  # bytes; BERT-large's header has 60 kB
 _MAX_JSON = 4 << 20  # bytes; a config may name many labels
 _MAX_NAME = 500
-_DTYPES: Mapping[str, np.dtype] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(jnp.bfloat16),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-    "I8": np.dtype("i1"),
-    "U8": np.dtype("u1"),
-    "BOOL": np.dtype("?"),
-}
+_MAX_AXES = 8
 _FLOATS = ("F32", "F16", "BF16")
 _CONVERT = (
     "Convert once, where you trust the file, with transformers and torch: "
@@ -49,15 +39,15 @@ class Entry:
 
     Attributes:
       file: The safetensors file.
+      name: Its name there.
       dtype: The format's name of its type, such as ``F32``.
       shape: Its shape.
-      start: Its first byte, from the beginning of the file.
     """
 
     file: Path
+    name: str
     dtype: str
     shape: tuple[int, ...]
-    start: int
 
     @property
     def is_float(self) -> bool:
@@ -92,57 +82,55 @@ def read_header(file: Path) -> dict[str, Entry]:
     """Lists the tensors of one safetensors file, every byte of it accounted for.
 
     Raises:
-      WeightsError: The file is cut, or its header is not sound; all problems are named.
+      WeightsError: The file is cut, or its header is not sound.
     """
-    size = file.stat().st_size
     with open(file, "rb") as stream:
-        first = stream.read(8)
-        length = int.from_bytes(first, "little")
-        if len(first) < 8 or length > size - 8:
-            raise WeightsError(
-                f"{file}: not a safetensors file, or cut short ({size} bytes). "
-                "Fetch it again."
-            )
-        if length > _MAX_HEADER:
-            raise WeightsError(
-                f"{file}: a header of {length} bytes, more than the {_MAX_HEADER} that "
-                "any real model needs. It is not read."
-            )
-        raw = stream.read(length)
-    table = _parse(file, raw)
-    table.pop("__metadata__", None)
-    entries: dict[str, Entry] = {}
-    spans: list[tuple[int, int, str]] = []
-    problems: list[str] = []
-    for name, fields in table.items():
-        try:
-            dtype, shape, start, end = _fields(name, fields)
-        except ValueError as problem:
-            problems.append(f"{name[:_MAX_NAME]!r}: {problem}")
-            continue
-        entries[name] = Entry(file, dtype, shape, 8 + length + start)
-        spans.append((start, end, name))
-    if not problems:
-        problems = _gaps(sorted(spans), size - 8 - length)
+        length = int.from_bytes(stream.read(8), "little")
+        header = stream.read(length) if length <= _MAX_HEADER else b""
+    if length > _MAX_HEADER:
+        raise _unsound(
+            file,
+            f"it would begin with a header of {length} bytes, more than the "
+            f"{_MAX_HEADER} that any real model needs",
+        )
+    try:
+        with _opened(file) as tensors:
+            slices = {n: tensors.get_slice(n) for n in tensors.offset_keys()}
+        table = json.loads(header, object_pairs_hook=_no_doubles)
+    except (SafetensorError, ValueError, RecursionError) as problem:
+        raise _unsound(file, str(problem)) from problem
+    entries = {
+        name: Entry(file, name, found.get_dtype(), tuple(found.get_shape()))
+        for name, found in slices.items()
+    }
+    problems = [
+        f"{name[:_MAX_NAME]!r}: {problem}"
+        for name, entry in entries.items()
+        if (problem := _oddity(entry, table.get(name))) is not None
+    ]
     raise_all(f"{file}: its header is not sound", problems, "Fetch the file again.")
     return entries
 
 
 def read_floats(entry: Entry) -> np.ndarray:
     """Reads one F32, F16 or BF16 tensor as float32."""
-    dtype = _DTYPES[entry.dtype]
-    with open(entry.file, "rb") as stream:
-        stream.seek(entry.start)
-        flat = np.fromfile(stream, dtype, math.prod(entry.shape))
-    if flat.size != math.prod(entry.shape):
-        raise WeightsError(f"{entry.file}: cut short while it was read. Load it again.")
-    return flat.reshape(entry.shape).astype(np.float32, copy=False)
+    try:
+        with _opened(entry.file) as tensors:
+            value = tensors.get_tensor(entry.name)
+    except SafetensorError as problem:
+        raise WeightsError(
+            f"{entry.file}: changed while it was read: {problem}. Load it again."
+        ) from problem
+    return value.astype(np.float32, copy=False)
 
 
 def write_tensors(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes float32 tensors, atomically, one after the other by name.
 
-    The metadata are those that transformers asks for, ``{"format": "pt"}``.
+    The metadata are those that transformers asks for, ``{"format": "pt"}``. The
+    library's ``save_file`` would need every tensor contiguous at once, a second copy of
+    those that are transposed, and renames a file of its own making, which is not
+    brought to the disk and is readable by its owner only.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
@@ -207,17 +195,16 @@ def _list_shards(folder: Path) -> dict[str, Entry]:
     return entries
 
 
-def _parse(file: Path, raw: bytes) -> dict[str, Any]:
-    try:
-        table = json.loads(raw.decode(), object_pairs_hook=_no_doubles)
-    except (ValueError, RecursionError) as problem:
-        what = str(problem)[:_MAX_NAME]
-        raise WeightsError(
-            f"{file}: its header is not sound: {what}. Fetch the file again."
-        ) from problem
-    if not isinstance(table, dict):
-        raise WeightsError(f"{file}: its header is no JSON object. Fetch it again.")
-    return table
+def _opened(file: Path) -> safe_open:
+    # Not mapped: a file that is cut while it is read would end the process.
+    return safe_open(file, "np", backend="pread")
+
+
+def _unsound(file: Path, what: str) -> WeightsError:
+    told = "".join(c if c.isprintable() else "?" for c in what[:_MAX_NAME])
+    return WeightsError(
+        f"{file}: not a safetensors file, or cut or damaged: {told}. Fetch it again."
+    )
 
 
 def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -229,43 +216,16 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _fields(name: str, fields: Any) -> tuple[str, tuple[int, ...], int, int]:
-    """Checks one tensor's line of the header; ValueError says what is wrong."""
+def _oddity(entry: Entry, fields: Any) -> str | None:
+    """Says what the library lets pass in a tensor's line of the header."""
+    name = entry.name
     if not name or len(name) > _MAX_NAME or not name.isprintable():
-        raise ValueError("not a name for a tensor")
-    if not isinstance(fields, dict) or set(fields) != {
-        "dtype",
-        "shape",
-        "data_offsets",
+        return "not a name for a tensor"
+    if len(entry.shape) > _MAX_AXES:
+        return f"more than {_MAX_AXES} axes"
+    told = {"dtype": entry.dtype, "shape": list(entry.shape)}
+    if not isinstance(fields, dict) or fields != told | {
+        "data_offsets": fields.get("data_offsets")
     }:
-        raise ValueError("needs dtype, shape and data_offsets, and nothing else")
-    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise ValueError(f"unknown dtype {str(dtype)[:40]!r}")
-    if not _naturals(shape) or len(shape) > 8:
-        raise ValueError("its shape is not a list of sizes")
-    if not _naturals(offsets) or len(offsets) != 2:
-        raise ValueError("its data_offsets are not two positions")
-    needed = math.prod(shape) * _DTYPES[dtype].itemsize
-    if offsets[1] - offsets[0] != needed:
-        raise ValueError("its data_offsets do not fit its shape and dtype")
-    return dtype, tuple(shape), offsets[0], offsets[1]
-
-
-def _naturals(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        type(value) is int and 0 <= value < 1 << 62 for value in values
-    )
-
-
-def _gaps(spans: list[tuple[int, int, str]], size: int) -> list[str]:
-    """Names each tensor that does not begin where the one before it ends."""
-    problems: list[str] = []
-    position = 0
-    for start, end, name in spans:
-        if start != position:
-            problems.append(f"{name}: its bytes overlap another's or leave a gap")
-        position = max(position, end)
-    if position != size:
-        problems.append(f"the tensors end at byte {position}, the file at {size}")
-    return problems
+        return "needs dtype, shape and data_offsets, and nothing else"
+    return None
