@@ -1,6 +1,7 @@
 """Reports of runs: what predictions get right, and the pictures of it."""
 
 import json
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tl_jax.files.errors import ConfigError
 from tl_jax.report import markdown, mean_mixes, report
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.data import read_part
+from tl_jax.runs.encoders import save_text_encoder
 from tl_jax.runs.folder import Setup, versions, write_setup
 from tl_jax.runs.tasks import task_of
 from tl_jax.text.words import WordVocabulary
@@ -235,7 +237,8 @@ def write_run(run: Path, task: str, folder: Path) -> Path:
         weights={},
         versions=versions(),
     )
-    write_setup(run, setup, WordVocabulary.build(["a b"]))
+    words = WordVocabulary.build(["a b"])
+    write_setup(run, asdict(setup), lambda to: save_text_encoder(words, to))
     log = [{"step": n, "loss": 2.0 / n} for n in range(1, 9)]
     log += [{"step": 8, f"dev_{own.score}": 0.5}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in log))

@@ -14,6 +14,7 @@ from tl_jax.data.masking import MASKED_LM, NEXT_SENTENCE, Masking
 from tl_jax.data.next_sentence import PairRules
 from tl_jax.data.pretraining_stream import PretrainingStream
 from tl_jax.data.shards import Pieces, open_prepared, prepare
+from tl_jax.files import atomic
 from tl_jax.files.atomic import sweep
 from tl_jax.files.errors import ConfigError, DataError, IntegrityError
 from tl_jax.text.encodings import Framed
@@ -204,7 +205,7 @@ def test_an_interrupted_preparation_leaves_nothing_that_could_be_used(
         raise OSError("killed before the commit")
 
     monkeypatch.setattr(shards, "write_manifest", killed)
-    monkeypatch.setattr(shards.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(atomic.shutil, "rmtree", lambda *_, **__: None)
     with pytest.raises(OSError, match="killed"):
         prepare(tmp_path / "p", documents(), RULES, VOCABULARY, {})
     monkeypatch.undo()
@@ -243,10 +244,10 @@ class Killer:
         remove = self.counted(shutil.rmtree)
         patch.setattr(shards, "open", self.counted(open), raising=False)
         patch.setattr(shards, "write_manifest", self.counted(shards.write_manifest))
-        patch.setattr(shards, "sync_folder", self.counted(shards.sync_folder))
+        patch.setattr(atomic, "sync_folder", self.counted(atomic.sync_folder))
         patch.setattr(Path, "replace", self.counted(Path.replace))
         patch.setattr(
-            *(shards.shutil, "rmtree"),
+            *(atomic.shutil, "rmtree"),
             lambda path, **how: remove(path, **how) if self.left > 0 else None,
         )
 

@@ -105,6 +105,138 @@ def test_killed_writer_leaves_the_old_file_and_a_leftover_to_sweep(tmp_path, whe
     assert os.listdir(tmp_path) == ["a"]
 
 
+def fill(folder, text):
+    folder.mkdir(exist_ok=True)
+    for name in "ab":
+        (folder / name).write_text(text)
+
+
+def contents(folder):
+    return {file.name: file.read_text() for file in folder.iterdir()}
+
+
+def test_a_folder_is_there_when_the_block_ends(tmp_path):
+    path = tmp_path / "below" / "p"
+    with atomic.writing_folder(path) as fresh:
+        fill(fresh, "new")
+        assert not path.exists()
+    assert contents(path) == {"a": "new", "b": "new"}
+    assert os.listdir(path.parent) == ["p"]
+    with atomic.temporary_folder(path) as folder:
+        fill(folder, "gone")
+    assert os.listdir(path.parent) == ["p"]
+
+
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
+    path = tmp_path / "p"
+    fill(path, "old")
+    with (
+        pytest.raises(KeyboardInterrupt),
+        atomic.writing_folder(path, replace=True) as fresh,
+    ):
+        fill(fresh, "new")
+        raise KeyboardInterrupt
+    assert contents(path) == {"a": "old", "b": "old"}
+    assert os.listdir(tmp_path) == ["p"]
+
+
+def test_a_folder_makes_way_only_if_it_is_told_to(tmp_path):
+    path = tmp_path / "p"
+    fill(path, "old")
+    with pytest.raises(OSError, match="not empty"), atomic.writing_folder(path) as new:
+        fill(new, "new")
+    assert contents(path) == {"a": "old", "b": "old"}
+    with atomic.writing_folder(path, replace=True) as new:
+        fill(new, "new")
+    assert contents(path) == {"a": "new", "b": "new"}
+    (tmp_path / "empty").mkdir()
+    with atomic.writing_folder(tmp_path / "empty") as new:
+        fill(new, "new")
+    assert sorted(os.listdir(tmp_path)) == ["empty", "p"]
+
+
+def test_a_folder_that_cannot_be_renamed_gives_the_name_back(tmp_path, monkeypatch):
+    path = tmp_path / "p"
+    fill(path, "old")
+    replace, calls = type(path).replace, []
+
+    def fail_once(source, target):
+        calls.append(source)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return replace(source, target)
+
+    monkeypatch.setattr(type(path), "replace", fail_once)
+    with (
+        pytest.raises(OSError, match="output"),
+        atomic.writing_folder(path, replace=True) as fresh,
+    ):
+        fill(fresh, "new")
+    assert contents(path) == {"a": "old", "b": "old"}
+    assert os.listdir(tmp_path) == ["p"]
+
+
+def test_a_folders_name_reaches_the_disk_before_the_old_one_goes(tmp_path, monkeypatch):
+    path = tmp_path / "p"
+    fill(path, "old")
+    seen = []
+    sync = atomic.sync_folder
+
+    def spy(folder):
+        seen.append((folder, contents(path), len(os.listdir(folder))))
+        sync(folder)
+
+    monkeypatch.setattr(atomic, "sync_folder", spy)
+    with atomic.writing_folder(path, replace=True) as fresh:
+        fill(fresh, "new")
+    assert seen == [(tmp_path, {"a": "new", "b": "new"}, 2)]
+
+
+FOLDER_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tl_jax.files import atomic
+
+left, path = int(sys.argv[1]), Path(sys.argv[2])
+def counted(call):
+    def die_or_call(*given, **named):
+        global left
+        left -= 1
+        if left == 0: os.kill(os.getpid(), signal.SIGKILL)
+        return call(*given, **named)
+    return die_or_call
+for owner, name in [(Path, "mkdir"), (Path, "replace"), (Path, "write_text"),
+                    (atomic, "sync_folder"), (os, "unlink"), (os, "rmdir")]:
+    setattr(owner, name, counted(getattr(owner, name)))
+with atomic.writing_folder(path, replace=True) as fresh:
+    for name in "ab":
+        (fresh / name).write_text("new")
+"""
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_killed_at_any_call_a_folder_is_whole_or_not_there(tmp_path, there):
+    seen = []
+    for at in range(1, 30):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        if there:
+            fill(folder / "p", "old")
+        program = [sys.executable, "-c", FOLDER_KILLED, str(at), str(folder / "p")]
+        done = subprocess.run(program)
+        atomic.sweep(folder)
+        seen.append(contents(folder / "p")["b"] if (folder / "p").exists() else "none")
+        if seen[-1] != "none":
+            assert contents(folder / "p") == {name: seen[-1] for name in "ab"}
+        assert len(os.listdir(folder)) == (seen[-1] != "none")
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+    first = "old" if there else "none"
+    assert seen.count(first) >= 4 and seen.count("new") >= 2
+    assert seen.count("none") == 1 if there else seen == sorted(seen, reverse=True)
+
+
 def test_sweep_takes_leftovers_below_and_nothing_else(tmp_path):
     keep = ["notes.tmp-1", "a.tmp-b.txt", "x.tmp", "sub/c.tmp-12-xyz"]
     gone = ["a.tmp-1-0123abcd", "sub/b.json.tmp-77-deadbeef"]

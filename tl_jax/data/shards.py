@@ -14,7 +14,6 @@ It is made under another name and renamed when it is whole; opening it verifies 
 byte. What is open is mapped, not loaded.
 """
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from tl_jax.data.examples import Examples, make_examples
 from tl_jax.data.masking import NEXT_SENTENCE
 from tl_jax.data.next_sentence import Pair, PairRules, draw_pairs
 from tl_jax.data.packing import Layout, place
-from tl_jax.files.atomic import sync_folder, temporary_path
+from tl_jax.files.atomic import writing_folder
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.files.manifest import verify_manifest, write_manifest
 from tl_jax.text.encodings import Framed
@@ -157,10 +156,8 @@ def prepare(
       DataError: There are no pieces, or what `draw_pairs` raises.
       OSError: The disk is full or fails.
     """
-    fresh = temporary_path(folder)
     dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.int32)
-    try:
-        fresh.mkdir(parents=True)
+    with writing_folder(folder, replace=True) as fresh:
         counts = _write_corpus(fresh, documents, dtype, shard_pieces)
         corpus = _map_corpus(fresh, dtype)
         drawn = draw_pairs(corpus.segments, corpus.documents, corpus.connected, rules)
@@ -176,12 +173,6 @@ def prepare(
         counts["tokens"] = int(lengths.sum())
         told = {"dtype": dtype.name, "row_length": width}
         write_manifest(fresh, {**told, "counts": counts, "source": source})
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.replace(folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def open_prepared(folder: Path) -> Prepared:

@@ -11,7 +11,6 @@ Each token but the last of a sentence precedes another one, and the last one </S
 another name and renamed when it is whole; the file of tokens is mapped, not loaded.
 """
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from tl_jax.files.atomic import sync_folder, temporary_path
+from tl_jax.files.atomic import writing_folder
 from tl_jax.files.errors import DataError
 from tl_jax.files.manifest import verify_manifest, write_manifest
 from tl_jax.text.vocabulary import (
@@ -87,9 +86,7 @@ def prepare_words(
       DataError: There are no words.
       OSError: The disk is full or fails.
     """
-    fresh = temporary_path(folder)
-    try:
-        fresh.mkdir(parents=True)
+    with writing_folder(folder, replace=True) as fresh:
         found = _number(fresh / _TOKENS, sentences)
         tokens = np.memmap(fresh / _TOKENS, np.int32, "r+")
         size = len(found)
@@ -114,12 +111,6 @@ def prepare_words(
         }
         meta = {"vocab_size": len(known), "counts": told, "source": source}
         write_manifest(fresh, meta)
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.replace(folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def open_words(folder: Path) -> WordText:

@@ -1,8 +1,9 @@
 """Writes that are there in full or not at all, and JSON read back with typed errors.
 
-A file is written beside its place as ``NAME.tmp-PID-RANDOM``, brought to the disk,
-and renamed; rename is atomic, so a reader sees the old file or the new one. What a
-killed writer leaves behind is such a temporary name, and :func:`sweep` removes it.
+A file or a folder is written beside its place as ``NAME.tmp-PID-RANDOM``, brought to
+the disk, and renamed; rename is atomic, so a reader sees the old one or the new one.
+What a killed writer leaves behind is such a temporary name, and :func:`sweep` removes
+it.
 """
 
 import contextlib
@@ -52,6 +53,44 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Makes a folder beside ``path`` that is gone when the block ends."""
+    folder = temporary_path(path)
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Makes a folder that becomes ``path`` when the block ends without error.
+
+    What the block writes in it, it brings to the disk, best by `write_manifest`. On any
+    exception the folder is removed, and an older ``path`` stays as it was.
+
+    Args:
+      path: Missing or an empty folder, or else there is an ``OSError`` at the end.
+      replace: An older ``path`` makes way, whatever it holds. A kill may leave it, too,
+        under a name that :func:`sweep` removes, but never a part of it as ``path``.
+    """
+    with temporary_folder(path) as fresh:
+        yield fresh
+        old = temporary_path(path)
+        if replace and path.exists():
+            path.replace(old)
+        try:
+            fresh.replace(path)
+        except OSError:
+            if old.exists():
+                old.replace(path)
+            raise
+        sync_folder(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

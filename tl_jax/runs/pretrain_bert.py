@@ -36,6 +36,7 @@ from tl_jax.runs.folder import (
     SETUP,
     refuse_changes,
     versions,
+    write_setup,
 )
 from tl_jax.runs.pretrain_config import PretrainBertConfig as PretrainBertConfig
 from tl_jax.runs.pretrain_setup import (
@@ -55,7 +56,6 @@ from tl_jax.runs.pretraining import (
     going_on,
     kind_of,
     read_setup,
-    write_setup,
 )
 from tl_jax.runs.tell import tell
 from tl_jax.tasks import pretraining

@@ -30,7 +30,13 @@ from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Params
 from tl_jax.models.elmo import Carry
 from tl_jax.runs.fitting import tell_devices
-from tl_jax.runs.folder import CHECKPOINTS, RESULTS, refuse_changes, versions
+from tl_jax.runs.folder import (
+    CHECKPOINTS,
+    RESULTS,
+    refuse_changes,
+    versions,
+    write_setup,
+)
 from tl_jax.runs.pretrain_config import PretrainElmoConfig
 from tl_jax.runs.pretrain_elmo_setup import (
     build_model,
@@ -46,7 +52,6 @@ from tl_jax.runs.pretraining import (
     beginning,
     going_on,
     read_setup,
-    write_setup,
 )
 from tl_jax.runs.tell import tell
 from tl_jax.tasks.language_model import BiLanguageModel

@@ -1,7 +1,6 @@
 """What pre-training runs of every kind share: they begin, are sealed, go on and end."""
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any, TypeVar
 import jax
 
 from tl_jax.data.tfds import PREFIX, tfds_hash
-from tl_jax.files.atomic import read_json, sweep, temporary_path, write_json
+from tl_jax.files.atomic import read_json, sweep
 from tl_jax.files.errors import ConfigError, IntegrityError
 from tl_jax.files.locks import hold
-from tl_jax.files.manifest import sha256_file, verify_manifest, write_manifest
+from tl_jax.files.manifest import sha256_file, verify_manifest
 from tl_jax.models.compose import Params
 from tl_jax.runs.fitting import Init, first_state, fit_run
 from tl_jax.runs.folder import RUN_FILE, SETUP, is_run, refuse_changes, refuse_used
@@ -72,27 +71,6 @@ def going_on(run: Path, reopen: Callable[[], Made]) -> Iterator[Made]:
 def kind_of(run: Path) -> str | None:
     """The kind of a pre-training run; None for any other run, or none."""
     return read_json(run / RUN_FILE).get("kind") if is_run(run) else None
-
-
-def write_setup(
-    run: Path, told: Mapping[str, Any], save: Callable[[Path], object]
-) -> None:
-    """Writes run.json and the setup folder, which is there as a whole or not at all.
-
-    Args:
-      run: The run directory.
-      told: What run.json holds.
-      save: Writes the tokenizer or the vocabulary into a folder.
-    """
-    fresh = temporary_path(run / SETUP)
-    try:
-        fresh.mkdir(parents=True)
-        save(fresh)
-        write_manifest(fresh, dict(told))
-        write_json(run / RUN_FILE, dict(told))
-        fresh.rename(run / SETUP)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def read_setup(run: Path, kind: str, allowed: set[str]) -> dict[str, Any]:
