@@ -1,6 +1,8 @@
 """Features of ELMo, against what bilm-tf wrote for the same sentences."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -125,3 +127,27 @@ def test_bert_has_no_states_to_carry_on(tiny: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in.txt", ["a"])
     with pytest.raises(ConfigError, match="--stateful"):
         features(str(tiny / "bert"), source, tmp_path / "out.npz", stateful=True)
+
+
+@pytest.mark.parametrize("name", ["out.npz", "out.h5"])
+def test_features_reach_the_disk_whole_or_leave_the_old_ones(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    source, output = write(tmp_path / "in.txt", ["a", "b"]), tmp_path / name
+    given, synced = (str(tiny / "bert"), source, output), []
+
+    def full(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    features(*given, max_length=8)
+    old = output.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            features(*given, max_length=8, layers="all")
+    assert output.read_bytes() == old
+    assert sorted(os.listdir(tmp_path)) == ["in.txt", name]
+    features(*given, max_length=8, layers="all")
+    assert synced == [output.stat().st_size]
+    assert synced != [len(old)]

@@ -14,7 +14,7 @@ from tl_jax.data.packing import Layout
 from tl_jax.data.stream import evaluation_batches
 from tl_jax.data.table import bad_characters
 from tl_jax.data.text_file import read_text
-from tl_jax.files.atomic import temporary_path
+from tl_jax.files.atomic import writing
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.files.sources import resolve
 from tl_jax.interop.elmo import find_elmo, known_words, load_elmo
@@ -241,21 +241,11 @@ def _writer(output: Path) -> Write:
 
 def _write_npz(output: Path, arrays: Iterator[tuple[str, np.ndarray]]) -> None:
     by_index: Sequence[tuple[str, np.ndarray]] = sorted(arrays, key=lambda a: int(a[0]))
-    fresh = temporary_path(output)
-    try:
-        with fresh.open("wb") as file:
-            np.savez(file, allow_pickle=False, **dict(by_index))
-        fresh.replace(output)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with writing(output) as stream:
+        np.savez(stream, allow_pickle=False, **dict(by_index))
 
 
 def _write_hdf5(output: Path, arrays: Iterator[tuple[str, np.ndarray]]) -> None:
-    fresh = temporary_path(output)
-    try:
-        with h5py.File(fresh, "w") as file:
-            for name, array in arrays:
-                file.create_dataset(name, data=array)
-        fresh.replace(output)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with writing(output) as stream, h5py.File(stream.name, "w") as file:
+        for name, array in arrays:
+            file.create_dataset(name, data=array)
