@@ -1,7 +1,7 @@
 import functools
 import json
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 import jax
 import numpy as np
@@ -142,22 +142,36 @@ def test_featurise_of_whole_words():
     assert examples.types.tolist() == [0, 1, 0, 0, 0, 0, 0, 1, 1]
 
 
-def test_a_sentence_that_is_too_long_is_refused_not_cut():
+def test_of_a_long_sentence_the_words_around_the_predicate_are_read():
     data = propositions(
         ("x y", (0, "B-V O")),
-        ("ab cde f gh", (1, "O B-V O O"), (3, "O O O B-V")),
-        ("abcdefghij k", (1, "O B-V")),
+        ("ab cde f gh", (1, "B-A B-V O B-A"), (3, "B-A I-A O B-V"), (2, "O O B-V O")),
+        ("k abcdefghij", (1, "B-A B-V")),
     )
-    assert len(featurise(Letters(), data, max_length=13).examples) == 4
-    with pytest.raises(DataError) as caught:
-        featurise(Letters(), data, max_length=9)
-    told = str(caught.value)
-    assert "2 sentences have more than max_length = 9 tokens" in told
-    assert "f1:1: 10 tokens\n" in told
-    assert "f2:1: 13 tokens\n" in told
-    assert "Raise max_length to 13" in told
-    with pytest.raises(DataError, match="1 sentences have"):
-        featurise(Letters(), data, max_length=12)
+    whole = featurise(Letters(), data, NAMES, max_length=13)
+    assert [len(row) for row in whole.starts] == [2, 4, 4, 4, 2]
+    found = featurise(Letters(), data, NAMES, max_length=8)  # six letters fit
+    assert [row.tolist() for row in found.starts] == [
+        [1, 2],
+        [1, 3, 6, -1],  # ab, cde and f: the nearest ones, the left one first
+        [-1, 1, 4, 5],
+        [-1, 1, 4, 5],
+        [-1, 1],  # a word that is too long by itself is cut
+    ]
+    ends = found.examples.offsets
+    tags = [found.examples.targets[TAG][a:b] for a, b in pairwise(ends)]
+    types = [found.examples.types[a:b] for a, b in pairwise(ends)]
+    names = [[NAMES[tag] for tag in row] for row in tags]
+    assert names[1] == ["O", "B-A", "I-A", "B-V", "I-V", "I-V", "O", "O"]
+    assert names[2] == ["O", "I-A", "I-A", "I-A", "O", "B-V", "I-V", "O"]
+    assert types[3].tolist() == [0, 0, 0, 0, 1, 0, 0, 0]
+    assert decode(tags, found.starts, NAMES) == [
+        ["B-V", "O"],
+        ["B-A", "B-V", "O", "O"],
+        ["O", "B-A", "O", "B-V"],
+        ["O", "O", "B-V", "O"],
+        ["O", "B-V"],
+    ]
 
 
 def test_unknown_tags_are_told_with_their_place():

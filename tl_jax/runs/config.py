@@ -35,8 +35,9 @@ class FinetuneConfig:
       epochs: Passes over the training data.
       batch_size: Examples a step, over all devices.
       learning_rate: Highest rate. Default: 5e-5; for word vectors and ELMo 1e-3.
-      max_length: Most tokens of an example; longer ones are cut, and for span and tag
-        several examples are made of them. Default: 128; for span 384.
+      max_length: Most tokens of an example; longer ones are cut. For span and tag
+        several examples are made of them, for srl those of the words around the
+        predicate. Default: 128; for span 384, for srl 512.
       seed: Keys initial weights, order and dropout.
       warmup: Share of all steps in which the rate rises.
       weight_decay: Decoupled decay of all but biases and LayerNorm's scales.

@@ -25,7 +25,6 @@ from tl_jax.data.propbank import (
     write_propositions,
 )
 from tl_jax.data.raw import is_raw, read_marked
-from tl_jax.files.errors import DataError
 from tl_jax.metrics.srl import role_counts, total
 from tl_jax.metrics.sums import Loss
 from tl_jax.models.batch import Array, Batch
@@ -35,8 +34,8 @@ from tl_jax.models.heads import Tag
 from tl_jax.tasks import tagging
 from tl_jax.tasks.task import Encoded, Files, Judged, Segments
 from tl_jax.tasks.word_tags import TAG, tag_ids, tag_names
-from tl_jax.text.alignment import Aligned, align
-from tl_jax.text.encodings import TextEncoder
+from tl_jax.text.alignment import align
+from tl_jax.text.encodings import Ids, TextEncoder
 from tl_jax.text.located import Located
 
 OUTSIDE = "O"
@@ -47,7 +46,8 @@ class TaggedPieces(NamedTuple):
 
     Attributes:
       examples: One a proposition, numbered as these are.
-      starts: The token at which each word of the proposition begins.
+      starts: The token at which each word of the proposition begins; -1 for words that
+        did not fit.
     """
 
     examples: Examples
@@ -79,8 +79,8 @@ def featurise(
     piece of a word bears its tag, the others I-X where that is B-X; special pieces bear
     O. All count in the loss.
 
-    A sentence is never cut: a part without the predicate would ask for the roles of
-    none, and a role across the cut could not be found.
+    Of a sentence that is too long the example has the words around its predicate, as
+    many as fit; roles beyond them cannot be found.
 
     Args:
       text: Tokenizer or word vocabulary.
@@ -89,31 +89,29 @@ def featurise(
       max_length: The most tokens an example may have, special pieces included.
 
     Raises:
-      DataError: Sentences exceed ``max_length``; or ``names`` is given, and there are
-        no tags or some that are not among the names.
+      DataError: ``names`` is given, and there are no tags or some that are not among
+        the names.
     """
-    used, at, which = np.unique(
-        propositions.sentence, return_index=True, return_inverse=True
-    )
-    sentences = [propositions.sentences[number].words for number in used]
-    aligned = align(text, sentences, max_length=max_length)
-    _check_lengths(text, aligned, [propositions.places[n] for n in at], max_length)
-    first = [np.flatnonzero(starts) for starts in aligned.first]
+    views = _views(text, propositions, max_length)
     types = [
-        (aligned.words[number] == predicate).astype(np.int8)
-        for number, predicate in zip(which, propositions.predicate, strict=True)
+        (view.words == predicate).astype(np.int8)
+        for view, predicate in zip(views, propositions.predicate, strict=True)
     ]
     targets = {}
     if names is not None:
         tags = tag_ids(propositions, names)
         targets[TAG] = [
-            _piece_tags(row, aligned.words[n], aligned.first[n])
-            for row, n in zip(tags, which, strict=True)
+            _piece_tags(row, view.words, view.first)
+            for row, view in zip(tags, views, strict=True)
         ]
-    examples = make_examples(
-        [aligned.tokens[number] for number in which], types, token_targets=targets
-    )
-    return TaggedPieces(examples, [first[number] for number in which])
+    tokens = [view.tokens for view in views]
+    examples = make_examples(tokens, types, token_targets=targets)
+    starts = []
+    for number, view in zip(propositions.sentence, views, strict=True):
+        where = np.full(len(propositions.sentences[number].words), -1)
+        where[view.words[view.first]] = np.flatnonzero(view.first)
+        starts.append(where)
+    return TaggedPieces(examples, starts)
 
 
 def loss(model: Model) -> Loss:
@@ -150,6 +148,7 @@ def decode(
     """Gives each word the tag of its first piece, as legal BIO.
 
     An I-X whose B-X stood at the later piece of a word becomes B-X, as which it counts.
+    Words that did not fit are outside of all roles.
 
     Args:
       tags: The tags of each example's tokens, from `best_tags`.
@@ -157,7 +156,7 @@ def decode(
       names: The tags, as `tag_names` lists them.
     """
     return [
-        _legal([names[int(number)] for number in row[first]])
+        _legal([names[int(row[at])] if at >= 0 else OUTSIDE for at in first])
         for row, first in zip(tags, starts, strict=True)
     ]
 
@@ -177,7 +176,8 @@ def records(
     Args:
       propositions: What was predicted for.
       tags: BIO tags of the words, from `decode`.
-      probabilities: Of the words' tags: those of `BestTags` at the words' starts.
+      probabilities: Of the words' tags: those of `BestTags` at the words' starts, and
+        anything where these are -1.
     """
     found = []
     texts: dict[int, Located] = {}  # of the sentences; most have several predicates
@@ -217,24 +217,51 @@ def scores(
     return {"precision": counts.precision, "recall": counts.recall, "f1": counts.f1}
 
 
-def _check_lengths(
-    text: TextEncoder, aligned: Aligned, places: Sequence[str], max_length: int
-) -> None:
-    """Refuses sentences that the alignment had to cut; ``places`` has one for each."""
-    parts = np.bincount(aligned.sentence)
-    long = np.flatnonzero(parts > 1)
-    if not len(long):
-        return
-    lengths = np.array([len(tokens) for tokens in aligned.tokens])
-    framed = np.bincount(aligned.sentence, weights=lengths).astype(np.int64)
-    needed = framed - (parts - 1) * text.specials(pair=False)
-    shown = "\n  ".join(f"{places[n]}: {needed[n]} tokens" for n in long[:10])
-    raise DataError(
-        f"{len(long)} sentences have more than max_length = {max_length} tokens, and a "
-        f"sentence cannot be cut without parting a predicate from its roles:\n  {shown}"
-        f"\nRaise max_length to {needed.max()}, if the encoder has so many positions, "
-        "or leave these sentences out."
-    )
+class _View(NamedTuple):
+    """What an example has of a sentence: as `Aligned` has it, but of one example."""
+
+    tokens: Ids
+    words: Ids
+    first: Bool[np.ndarray, "_"]
+
+
+def _views(
+    text: TextEncoder, propositions: Propositions, max_length: int
+) -> list[_View]:
+    """Tokenises the sentence of each proposition, each sentence once if it fits."""
+    used, which = np.unique(propositions.sentence, return_inverse=True)
+    sentences = [propositions.sentences[number].words for number in used]
+    aligned = align(text, sentences, max_length=max_length)
+    begins = np.searchsorted(aligned.sentence, np.arange(len(used) + 1))
+    found = []
+    for number, predicate in zip(which, propositions.predicate, strict=True):
+        begin, end = begins[number : number + 2]
+        if end == begin + 1:
+            fields = aligned.tokens, aligned.words, aligned.first
+            found.append(_View(*(each[begin] for each in fields)))
+            continue
+        words = np.concatenate(aligned.words[begin:end])
+        counts = np.bincount(words[words >= 0])  # its pieces, by word
+        room = max_length - text.specials(pair=False)
+        first, last = _around(counts, int(predicate), room)
+        part = align(text, [sentences[number][first:last]], max_length=max_length)
+        words = np.where(part.words[0] < 0, -1, part.words[0] + first)
+        found.append(_View(part.tokens[0], words, part.first[0]))
+    return found
+
+
+def _around(counts: Int[np.ndarray, "_"], centre: int, room: int) -> tuple[int, int]:
+    """The words next to one, first and one past the last, whose pieces fit with its."""
+    first, last = centre, centre + 1
+    taken = counts[centre]
+    while True:
+        beside = [n for n in (first - 1, last) if 0 <= n < len(counts)]
+        fitting = [n for n in beside if taken + counts[n] <= room]
+        if not fitting:
+            return first, last
+        nearest = min(fitting, key=lambda n: abs(n - centre))
+        taken += counts[nearest]
+        first, last = min(first, nearest), max(last, nearest + 1)
 
 
 def _piece_tags(
@@ -334,7 +361,7 @@ class Srl:
         tags = decode([best.tags for best in found], starts, labels)
         chances = [
             best.probabilities[first] for best, first in zip(found, starts, strict=True)
-        ]
+        ]  # of words that did not fit anything: they bear no role
         told = [
             record | {"tags": row}
             for record, row in zip(records(rows, tags, chances), tags, strict=True)
