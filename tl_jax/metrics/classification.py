@@ -72,7 +72,7 @@ def macro_f1(matrix: Int[np.ndarray, "N N"], *, seen_only: bool = False) -> floa
     """The mean F1 over classes.
 
     A class that is neither gold nor predicted counts as 0, as with scikit-learn's
-    ``labels=range(N)`` (KLUE); with ``seen_only`` it is left out, as without labels.
+    ``labels=range(N)``; with ``seen_only`` it is left out, as without labels.
     """
     f1 = class_scores(matrix).f1
     if seen_only:

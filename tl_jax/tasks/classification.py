@@ -139,12 +139,15 @@ def log_probabilities(
 def scores(
     log_probs: Float[np.ndarray, "M N"], labels: Int[np.ndarray, " M"]
 ) -> dict[str, float]:
-    """Scores predictions: loss, accuracy, macro F1 and Matthews correlation."""
+    """Scores predictions: loss, accuracy, macro F1 and Matthews correlation.
+
+    F1 is over the classes that are gold or predicted (KLUE-TC; scikit-learn's default).
+    """
     matrix = confusion_matrix(labels, log_probs.argmax(axis=1), log_probs.shape[1])
     return {
         "loss": float(-log_probs[np.arange(len(labels)), labels].mean(dtype=float)),
         "accuracy": accuracy(matrix),
-        "macro_f1": macro_f1(matrix),
+        "macro_f1": macro_f1(matrix, seen_only=True),
         "matthews": matthews(matrix),
     }
 
