@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,18 @@ def test_doctor_tells_versions_and_devices(capsys: pytest.CaptureFixture[str]) -
     assert code == 0
     assert "jax " in out
     assert "device 0: cpu" in out
+
+
+def test_doctor_asks_through_a_proxy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "")
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        monkeypatch.setenv("https_proxy", address)
+        assert "hub: can be reached" in leave(capsys, "doctor")[1]
+    told = leave(capsys, "doctor")[1]
+    assert "hub: 127.0.0.1, the proxy to huggingface.co, cannot be reached" in told
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,8 @@ def test_what_is_not_there_is_told(prepared):
 
 def test_a_set_that_cannot_be_prepared_fails_fast(tmp_path, monkeypatch, caplog):
     asked = []
+    for name in ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
 
     def refuse(address, timeout):
         asked.append((address, timeout))
@@ -92,6 +94,11 @@ def test_a_set_that_cannot_be_prepared_fails_fast(tmp_path, monkeypatch, caplog)
     assert asked
     assert all(timeout <= 3 for _, timeout in asked)
     assert not caplog.records  # the error is all that is said
+    asked.clear()
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    with pytest.raises(SourceError, match=r"proxy\.example, the proxy to dl\.fbai"):
+        read_table("tfds:glue/qnli", data_dir=tmp_path)
+    assert {address for address, _ in asked} == {("proxy.example", 3128)}
 
 
 def test_preparing_says_when_tensorflow_is_needed(tmp_path, monkeypatch):

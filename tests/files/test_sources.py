@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from tl_jax.files import sources
 from tl_jax.files.errors import ConfigError, IntegrityError, SourceError
 from tl_jax.files.manifest import MANIFEST, sha256_file, verify_manifest
-from tl_jax.files.sources import fingerprint, resolve, weights_folder
+from tl_jax.files.sources import fingerprint, resolve, unreachable, weights_folder
 
 SAFETENSORS = struct.pack("<Q", 2) + b"{}"
 
@@ -399,6 +400,39 @@ def test_unreachable_hub_is_told_or_done_without(cache):
     assert "not in the local cache, and 127.0.0.1 cannot be reached" in told
     snapshot = hub_cache(cache)
     assert in_fresh_process("hub:owner/name", cache, endpoint) == str(snapshot)
+
+
+def test_a_host_is_asked_through_its_proxy(monkeypatch):
+    asked = []
+
+    def connect(address, timeout):
+        asked.append(address)
+        if address[0] != "proxy.example":
+            raise OSError("no way out")
+        return socket.socket()
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    for name in ("http_proxy", "https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    told = unreachable("https://host.example/file")
+    assert told == "host.example cannot be reached (no way out)"
+    monkeypatch.setenv("https_proxy", "proxy.example:3128")
+    assert unreachable("https://host.example/file") is None
+    assert "host.example cannot" in (unreachable("http://host.example") or "")
+    monkeypatch.setenv("no_proxy", "host.example")
+    assert "host.example cannot" in (unreachable("https://host.example") or "")
+    monkeypatch.setenv("https_proxy", "http://other.example")
+    assert unreachable("https://a.example") == (
+        "other.example, the proxy to a.example, cannot be reached (no way out)"
+    )
+    assert asked == [
+        ("host.example", 443),
+        ("proxy.example", 3128),
+        ("host.example", 80),
+        ("host.example", 443),
+        ("other.example", 80),
+    ]
 
 
 FILES = {

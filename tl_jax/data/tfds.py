@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +14,13 @@ import numpy as np
 from tl_jax.data import builders
 from tl_jax.data.table import Problems, Table, bad_characters
 from tl_jax.files.errors import DataError, SourceError, did_you_mean
-from tl_jax.files.sources import fingerprint
+from tl_jax.files.sources import fingerprint, unreachable
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 PREFIX = "tfds:"
 TEXT = "text"
-PROBE_SECONDS = 3.0
 _READ = 1024  # examples read at once
 _NAME = re.compile(
     r"tfds:(?P<name>[\w./+-]+?)(?::(?P<version>\d+\.\d+\.\d+))?(?::(?P<split>[A-Za-z].*))?"
@@ -153,12 +151,13 @@ def _prepare(builder: "tfds.core.DatasetBuilder", name: str) -> None:
         f"tfds.builder({name!r}, file_format='array_record').download_and_prepare(), "
         "and copy the data folder or name it in TFDS_DATA_DIR."
     )
-    hosts = {urlsplit(url).hostname for url in builder.url_infos or {}}
-    silent = sorted(h for h in hosts if h and not _answers(h))
-    if silent:
+    # An answer is due within 3 s: TFDS itself would retry for 205 s.
+    urls = [urlsplit(url) for url in builder.url_infos or {}]
+    hosts = sorted({f"{url.scheme}://{url.netloc}" for url in urls if url.hostname})
+    if silent := [why for why in map(unreachable, hosts) if why]:
         raise SourceError(
             f"tfds:{name} is not prepared in {builder.data_dir}, and "
-            f"{', '.join(silent)} cannot be reached. {by_hand}"
+            f"{'; '.join(silent)}. {by_hand}"
         )
     try:
         builder.download_and_prepare()
@@ -168,15 +167,6 @@ def _prepare(builder: "tfds.core.DatasetBuilder", name: str) -> None:
         raise SourceError(
             f"tfds:{name} is not prepared in {builder.data_dir}: {why}. {by_hand}"
         ) from error
-
-
-def _answers(host: str, port: int = 443) -> bool:
-    """True if a host accepts a connection soon; TFDS itself would retry for 205 s."""
-    try:
-        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
-    except OSError:
-        return False
-    return True
 
 
 def _read(

@@ -168,7 +168,7 @@ def _hub(rest: str, cache: Path | None) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
 
     offline = constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") == "1"
-    why = "HF_HUB_OFFLINE is set" if offline else _unreachable(constants.ENDPOINT)
+    why = "HF_HUB_OFFLINE is set" if offline else unreachable(constants.ENDPOINT)
     try:
         if why is None:
             _refuse_pickles(rest, HfApi().list_repo_files(name, revision=revision))
@@ -193,12 +193,17 @@ def _hub(rest: str, cache: Path | None) -> Path:
         ) from problem
 
 
-def _unreachable(endpoint: str) -> str | None:
-    """Says why the hub cannot be asked, within seconds; ``None`` if it can."""
+def unreachable(endpoint: str) -> str | None:
+    """Says why a URL's host cannot be asked, within 3 s; ``None`` if it can.
+
+    Where the environment names a proxy for it (``https_proxy``), that must answer.
+    """
     url = urllib.parse.urlsplit(endpoint)
     proxy = urllib.request.getproxies().get(url.scheme)
-    if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
+    told = url.hostname or ""
+    if proxy and not urllib.request.proxy_bypass(told):
         url = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+        told = f"{url.hostname}, the proxy to {told},"
     address = url.hostname or "", url.port or (80 if url.scheme == "http" else 443)
     answers: list[str | None] = []
 
@@ -207,13 +212,13 @@ def _unreachable(endpoint: str) -> str | None:
             socket.create_connection(address, timeout=_PROBE_SECONDS).close()
             answers.append(None)
         except OSError as problem:
-            answers.append(f"{address[0]} cannot be reached ({problem})")
+            answers.append(f"{told} cannot be reached ({problem})")
 
     # A thread, because looking up a name has no timeout of its own.
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(_PROBE_SECONDS)
-    return answers[0] if answers else f"{address[0]} does not answer"
+    return answers[0] if answers else f"{told} does not answer"
 
 
 def _refuse_pickles(rest: str, files: list[str]) -> None:

@@ -2,12 +2,11 @@
 
 import importlib.util
 import os
-import socket
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urlparse
 
 import jax
 
+from tl_jax.files.sources import unreachable
 from tl_jax.runs.folder import versions
 
 EXTRAS = {
@@ -42,10 +41,5 @@ def _endpoints() -> dict[str, str]:
 
 
 def _reach(scheme: str, url: str) -> str:
-    parsed = urlparse(url)
-    address = (parsed.hostname or "", parsed.port or 443)
-    try:
-        socket.create_connection(address, timeout=3).close()
-    except OSError as error:
-        return f"{scheme} cannot be reached ({error})"
-    return f"{scheme} can be reached"
+    why = unreachable(url)
+    return f"{scheme} can be reached" if why is None else f"{scheme} {why}"
