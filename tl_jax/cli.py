@@ -312,12 +312,31 @@ def data_check(config: Annotated[CheckConfig, tyro.conf.arg(name="")]) -> None:
     print(check_data(config))
 
 
+def data_prepare(
+    name: Annotated[str, tyro.conf.Positional],
+    *,
+    folder: Annotated[Path, tyro.conf.arg(name="from")],
+    data_dir: Path | None = None,
+) -> None:
+    """Prepare a set that TFDS lacks from its files, to be read as tfds:NAME:SPLIT.
+
+    Args:
+        name: nsmc, korsts, klue_nli, klue_ner, korquad or ewt_propbank.
+        folder: Where its files are, named as they were published, or train.tsv,
+            dev.json and so on; if there are none, their names are told.
+        data_dir: Where prepared data go. Default: $TFDS_DATA_DIR, or TFDS's own folder.
+    """
+    from tl_jax.runs.prepare_data import prepare_data
+
+    print("\n".join(prepare_data(name, folder, data_dir)))
+
+
 def pretrain() -> None:
     """Train word vectors, ELMo or BERT from raw text: `tl-jax pretrain --help`."""
 
 
 def data() -> None:
-    """Look at data before training: `tl-jax data check --help`."""
+    """Check data before training, or prepare a data set: `tl-jax data --help`."""
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -345,7 +364,7 @@ GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "elmo": pretrain_elmo,
         "bert": pretrain_bert,
     },
-    "data": {"check": data_check},
+    "data": {"check": data_check, "prepare": data_prepare},
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from tl_jax import cli
 from tl_jax.data.builders import NAMES, builder, prepare
 from tl_jax.data.conll import read_tagged
 from tl_jax.data.propbank import read_propositions
@@ -192,6 +193,51 @@ def test_labels_that_a_set_does_not_have_are_told(
     with pytest.raises(DataError, match=told):
         prepare(name, tmp_path, tmp_path / "data")
     assert not builder(name, tmp_path / "data").is_prepared()
+
+
+def test_an_unprepared_set_tells_the_command_that_prepares_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the code of our builders was imported before or not."""
+    for name in ("nsmc", "nsmc:1.0.0"):
+        with pytest.raises(SourceError) as caught:
+            read_labelled(f"tfds:{name}", data_dir=tmp_path)
+        command = f"tl-jax data prepare nsmc --from FOLDER --data-dir {tmp_path}"
+        assert f"{command} tells" in str(caught.value)
+        builder("nsmc", tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(SourceError, match=f"--data-dir {tmp_path}"):
+        read_labelled("tfds:korsts")
+    with pytest.raises(SourceError, match="Did you mean 'nsmc'"):
+        read_labelled("tfds:nscm")
+
+
+def test_the_command_prepares_what_the_others_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left_with(*words: object) -> int:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["data", *map(str, words)])
+        return int(stopped.value.code or 0)
+
+    files, data = tmp_path / "files", tmp_path / "data"
+    files.mkdir()
+    words = ("prepare", "nsmc", "--from", files, "--data-dir", data)
+    assert left_with(*words) == 3
+    assert "holds none of the files ratings_train.txt" in capsys.readouterr().err
+    (files / "train.tsv").write_text("id\tdocument\tlabel\n1\tgood\t1\n2\tbad\t0\n")
+    assert left_with(*words) == 0
+    told = capsys.readouterr()
+    assert told.out == "tfds:nsmc:train  2 examples\n"  # what TFDS says is not there
+    assert f"TFDS_DATA_DIR={data}" in told.err
+    assert "WARNING" not in told.err
+    assert left_with(*words) == 0
+    assert "is there already" in capsys.readouterr().err
+    monkeypatch.setenv("TFDS_DATA_DIR", str(data))
+    assert left_with("check", "classify", "--train", "tfds:nsmc:train") == 0
+    assert "2 examples of tfds:nsmc:train" in capsys.readouterr().out
+    assert left_with("prepare", "nscm", "--from", files) == 3
+    assert "Did you mean 'nsmc'?" in capsys.readouterr().err
 
 
 def test_every_builder_says_which_files_it_needs(tmp_path: Path) -> None:

@@ -1,17 +1,16 @@
 """Data sets of TFDS, read without TensorFlow through array_record's random access."""
 
-import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from tl_jax.data import builders
+from tl_jax.data.builders.names import NAMES
+from tl_jax.data.quiet import quiet_tfds
 from tl_jax.data.table import Problems, Table, bad_characters
 from tl_jax.files.errors import DataError, SourceError, did_you_mean
 from tl_jax.files.sources import fingerprint, unreachable
@@ -92,23 +91,13 @@ def _open(
     name, version, split = match["name"], match["version"], match["split"]
     folder = data_dir or os.environ.get("TFDS_DATA_DIR")
     full = f"{name}:{version}" if version else name
-    with _silence():
+    with quiet_tfds():
         builder = _builder(full, None if folder is None else str(folder))
         if not builder.is_prepared():
+            if name in NAMES:
+                raise _unprepared(full, folder)
             _prepare(builder, full)
     return builder, split or "train"
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps TFDS from warning of what it does not find; errors tell that."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _builder(name: str, data_dir: str | None) -> "tfds.core.DatasetBuilder":
@@ -126,12 +115,12 @@ def _builder(name: str, data_dir: str | None) -> "tfds.core.DatasetBuilder":
     options: tuple[dict[str, Any], ...] = ({}, {"file_format": "array_record"})
     for wanted in options:
         try:
-            if name in builders.NAMES:
-                return builders.builder(name, data_dir)
             builder = tfds.builder(name, data_dir=data_dir, **wanted)
         except DatasetNotFoundError as error:
+            if (own := _own(name)) in NAMES:
+                raise _unprepared(name, data_dir) from error
             known = tfds.list_builders(with_community_datasets=False)
-            near = did_you_mean(name.split("/")[0], known)
+            near = did_you_mean(own, [*known, *NAMES])
             raise SourceError(
                 f"tfds:{name}: TFDS has no such data set, and none of that name is "
                 f"prepared in {data_dir or 'its data folder'}.{near}"
@@ -167,6 +156,21 @@ def _prepare(builder: "tfds.core.DatasetBuilder", name: str) -> None:
         raise SourceError(
             f"tfds:{name} is not prepared in {builder.data_dir}: {why}. {by_hand}"
         ) from error
+
+
+def _own(name: str) -> str:
+    """The name of a set without its configuration and version."""
+    return re.split("[/:]", name)[0]
+
+
+def _unprepared(name: str, data_dir: str | Path | None) -> SourceError:
+    """The error for a set of ours, which takes files that a person has."""
+    there = "" if data_dir is None else f" --data-dir {data_dir}"
+    return SourceError(
+        f"tfds:{name} is not prepared in {data_dir or 'the data folder of TFDS'}. It "
+        "is made of files that you have: "
+        f"tl-jax data prepare {_own(name)} --from FOLDER{there} tells their names."
+    )
 
 
 def _read(

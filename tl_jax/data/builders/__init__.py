@@ -5,15 +5,16 @@ nor TensorFlow. What was prepared of texts (NSMC, KorSTS, KLUE-NLI) is read as
 ``tfds:NAME:SPLIT``; the tasks of words and answers read the files themselves.
 """
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+from tl_jax.data.builders.names import NAMES as NAMES
+from tl_jax.data.quiet import quiet_tfds
 from tl_jax.files.errors import SourceError, did_you_mean
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
-
-NAMES = ("nsmc", "korsts", "klue_nli", "klue_ner", "korquad", "ewt_propbank")
 
 
 def builder(
@@ -23,7 +24,8 @@ def builder(
 
     Args:
       name: One of `NAMES`.
-      data_dir: Where prepared data are; TFDS's own folder by default.
+      data_dir: Where prepared data are; ``$TFDS_DATA_DIR``, or TFDS's own folder, by
+        default.
 
     Raises:
       SourceError: We have no such builder.
@@ -48,9 +50,11 @@ def builder(
         "korquad": questions.Korquad,
         "ewt_propbank": propbank.EwtPropbank,
     }
-    folder = None if data_dir is None else str(data_dir)
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR")
+    folder = None if folder is None else str(folder)
     # TFDS's parquet loses examples, and reading tfrecord takes TensorFlow.
-    return made[name](data_dir=folder, file_format="array_record")
+    with quiet_tfds():
+        return made[name](data_dir=folder, file_format="array_record")
 
 
 def prepare(
@@ -61,7 +65,7 @@ def prepare(
     Args:
       name: One of `NAMES`.
       manual_dir: The folder of the set's files. Each builder tells their names.
-      data_dir: Where prepared data go; TFDS's own folder by default.
+      data_dir: Where prepared data go, as for `builder`.
 
     Raises:
       SourceError: We have no such builder, or its files are not in the folder.
@@ -72,8 +76,14 @@ def prepare(
         raise SourceError(f"{manual_dir}: there is no such folder.")
     import tensorflow_datasets as tfds
 
+    from tl_jax.data.builders.manual import find_files
+
     config = tfds.download.DownloadConfig(
         manual_dir=str(manual_dir), try_download_gcs=False
     )
-    made.download_and_prepare(download_config=config)
+    with quiet_tfds():
+        if not made.is_prepared():
+            # TFDS would only assert that the folder is not empty.
+            find_files(manual_dir, cast(Any, made).FILES)
+            made.download_and_prepare(download_config=config)
     return made
