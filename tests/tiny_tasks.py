@@ -1,6 +1,7 @@
 """Tiny labelled data of each task, in the files that the tasks read."""
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,14 @@ def write_roles(file: Path, count: int, seed: int) -> None:
         lines += [f"{n}\t{word}\tX\t-\t-\t*" for n, word in enumerate(rest, 1)]
         lines += [f"{len(rest) + 1}\tis\tV\tbe\tbe.01\t(V*)", ""]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def head(source: Path, target: Path, lines: int) -> Path:
+    """Copies the first lines of a file."""
+    with source.open(encoding="utf-8", newline="\n") as file:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = "".join(islice(file, lines))
+    if target.suffix == ".conll":
+        text = text[: text.rindex("\n\n") + 2]  # whole sentences
+    target.write_text(text, encoding="utf-8", newline="\n")
+    return target

@@ -2,12 +2,12 @@
 
 import json
 import sys
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from tiny_tasks import head
 
 from tl_jax import cli
 from tl_jax.data.builders import NAMES, builder, prepare
@@ -21,17 +21,6 @@ pytest.importorskip("tensorflow_datasets")
 
 # Their importing must not have brought TensorFlow.
 WITHOUT = "tensorflow" not in sys.modules
-
-
-def head(source: Path, target: Path, lines: int) -> Path:
-    """Copies the first lines of a file."""
-    with source.open(encoding="utf-8", newline="\n") as file:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(islice(file, lines))
-    if target.suffix == ".conll":
-        text = text[: text.rindex("\n\n") + 2]  # whole sentences
-    target.write_text(text, encoding="utf-8", newline="\n")
-    return target
 
 
 def rows_of(name: str, split: str, folder: Path) -> list:

@@ -236,6 +236,49 @@ def check_raw(task: str, run: Path, folder: Path) -> None:
         assert record["predicate"]["characters"] == [12, 14]
 
 
+def test_a_prepared_set_is_learnt_scored_predicted_and_verified(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tfds = pytest.importorskip("tensorflow_datasets")
+    from tiny_sets import prepare_given
+
+    file = tmp_path / "train.conll"
+    write_entities(file, 300, 0)
+    wanted = read_tagged(file)
+    kinds = ["O", "B-POS", "I-POS", "B-NEG", "I-NEG"]
+    features = {
+        "tokens": tfds.features.Sequence(tfds.features.Text()),
+        "ner": tfds.features.Sequence(tfds.features.ClassLabel(names=kinds)),
+        "labels": tfds.features.Sequence(tfds.features.Text()),
+    }
+    rows = [
+        {"tokens": tokens, "ner": tags, "labels": ["O"] * len(tags)}
+        for tokens, tags in zip(wanted.sentences, wanted.tags or [], strict=True)
+    ]
+    prepare_given(tmp_path / "data", features, *rows)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    config = FinetuneConfig(
+        "tag",
+        ("tfds:given:train[:80%]",),
+        "tfds:given:train[80%:]",
+        str(tiny / "bert"),
+        tag_column="ner",
+        batch_size=8,
+        learning_rate=1e-2,
+        epochs=5,
+        devices=1,
+    )
+    run = tmp_path / "run"
+    found = finetune(config, run)["parts"]["dev"]
+    assert found["metrics"]["strict_iob2_f1"] > 0.8
+    assert opened.evaluate(run, "tfds:given")["examples"] == 300
+    assert opened.verify(run)[0].startswith("dev: 60 predictions equal")
+    output = tmp_path / "out.conll"
+    assert opened.predict(run, config.dev, output) == 60
+    gold = read_tagged(config.dev, tag_column="ner").tags
+    assert read_tagged(output, tag_column=1).tags == gold
+
+
 def test_a_span_model_is_exported_as_it_is(tiny: Path, tmp_path: Path) -> None:
     train = tmp_path / "train.json"
     write_questions(train, 16, 0)

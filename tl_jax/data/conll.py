@@ -8,12 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tl_jax.data.table import Problems, bad_characters
+from tl_jax.data.prepared import tfds_tagged
+from tl_jax.data.table import Problems, bad_characters, one_field, word_place
 from tl_jax.data.text_file import read_text
+from tl_jax.data.tfds import PREFIX
 from tl_jax.files import atomic
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.text.located import Located
@@ -35,7 +37,8 @@ class TaggedSentences:
     Attributes:
       sentences: The tokens of each sentence.
       tags: Their tags, as IOB2 whatever the file has; None if they were not read.
-      places: ``FILE:LINE`` of each sentence's first token.
+      places: ``FILE:LINE`` of each sentence's first token, or the sentence's place in a
+        data set.
       lines: The line of each token.
       comments: The comments and ``-DOCSTART-`` lines before each sentence.
       scheme: What the tags were written in; None if they were not read.
@@ -56,9 +59,8 @@ class TaggedSentences:
         return len(self.sentences)
 
     def place(self, sentence: int, token: int) -> str:
-        """Returns ``FILE:LINE`` of a token."""
-        file, line = self.places[sentence].rsplit(":", 1)
-        return f"{file}:{int(line) + token}"
+        """Returns the place of a token."""
+        return word_place(self.places[sentence], token)
 
     def first(self, count: int | None) -> "TaggedSentences":
         """The first ``count`` sentences; all of them if it is None."""
@@ -77,11 +79,14 @@ class _Block(NamedTuple):
     """A sentence as it stands in its file, and the fields of each of its lines."""
 
     file: str
-    number: int  # of its first line
+    place: str  # of its first line
     lines: list[str]
     comments: list[str]
     rows: list[list[str]]
     width: int  # the number of fields that the file's lines have
+    token: int  # the column of the tokens
+    tag: int
+    wrong: str | None = None  # what is known to be wrong with it
 
 
 def read_tagged(
@@ -89,9 +94,10 @@ def read_tagged(
     *,
     on_bad: str = "raise",
     max_bad: int = 100,
-    token_column: int = 0,
-    tag_column: int = -1,
+    token_column: int | str = 0,
+    tag_column: int | str = -1,
     labelled: bool = True,
+    data_dir: str | Path | None = None,
 ) -> TaggedSentences:
     """Reads one or more files, in order; `scheme` tells how the tags were written.
 
@@ -100,17 +106,23 @@ def read_tagged(
     the fields, only if it cannot be a token's line. Where tabs do, a token may be a
     blank, as some of KLUE-NER's characters are.
 
+    A data set of TFDS has its tokens in a sequence of strings (tokens, words or
+    characters) and its tags in one of labels or strings (ner, ner_tags, tags, labels).
+
     Args:
-      files: Paths of UTF-8 files.
+      files: Paths of UTF-8 files, or ``tfds:NAME/CONFIG[:SPLIT]``.
       on_bad: ``"raise"``: what is bad is told in one error. ``"skip"``: sentences with
         something bad are left out and counted.
       max_bad: With ``"skip"``, more faults than this are an error.
-      token_column: Where the tokens stand, from 0; -1 is the last column.
+      token_column: Where the tokens stand, from 0; -1 is the last column. Of a data set
+        a feature's name; a number stands for the usual ones.
       tag_column: Where the tags stand.
       labelled: Read the tags.
+      data_dir: Where TFDS keeps prepared data; ``$TFDS_DATA_DIR`` by default.
 
     Raises:
       ConfigError: A file has no such column.
+      SourceError: A data set of TFDS cannot be had.
       DataError: A file is missing or empty or has no good sentence; or a sentence is
         bad: not UTF-8, NUL, another number of columns than the file has, no token, more
         than 1,000 tokens, something that is no tag, a tag that the scheme does not
@@ -120,16 +132,20 @@ def read_tagged(
     if not paths:
         raise DataError("No data file was named.")
     problems = Problems(on_bad, max_bad)
-    blocks = list(
-        chain.from_iterable(_blocks(Path(p), tag_column, labelled) for p in paths)
-    )
-    _check_columns(blocks, token_column, tag_column if labelled else None)
-    good = [b for b in blocks if not _tell(b, _row_faults(b, token_column), problems)]
+    blocks: list[_Block] = []
+    for path in map(str, paths):
+        if path.startswith(PREFIX):
+            blocks += _prepared(path, token_column, tag_column, labelled, data_dir)
+        else:
+            columns = _number(path, token_column), _number(path, tag_column)
+            blocks += _blocks(Path(path), *columns, labelled)
+    _check_columns(blocks, labelled)
+    good = [b for b in blocks if not _tell(b, _row_faults(b), problems)]
     raw: list[list[str]] = []
     scheme = None
     if labelled:
-        good = [b for b in good if not _tell(b, _tag_faults(b, tag_column), problems)]
-        raw = [[row[tag_column] for row in block.rows] for block in good]
+        good = [b for b in good if not _tell(b, _tag_faults(_tags(b)), problems)]
+        raw = [_tags(block) for block in good]
         scheme = detect_scheme(raw)
         legal = [
             not _tell(block, _illegal(tags, scheme), problems)
@@ -141,9 +157,9 @@ def read_tagged(
     if not good:
         raise DataError(f"{', '.join(map(str, paths))}: there is no good sentence.")
     return TaggedSentences(
-        sentences=[[row[token_column] for row in block.rows] for block in good],
+        sentences=[[row[block.token] for row in block.rows] for block in good],
         tags=None if scheme is None else [to_iob2(tags, scheme) for tags in raw],
-        places=[f"{block.file}:{block.number}" for block in good],
+        places=[block.place for block in good],
         lines=[block.lines for block in good],
         comments=[block.comments for block in good],
         scheme=scheme,
@@ -220,7 +236,48 @@ def to_iob2(tags: Sequence[str], scheme: Scheme) -> list[str]:
     return found
 
 
-def _blocks(path: Path, tag_column: int, labelled: bool) -> Iterator[_Block]:
+def iob2_fault(tags: Sequence[str]) -> tuple[int, str] | None:
+    """Finds the first of one sentence's tags that is none of IOB2, and says why."""
+    return next(iter(_tag_faults(tags)), None) or next(_illegal(tags, "IOB2"), None)
+
+
+def _prepared(
+    source: str,
+    token: int | str,
+    tag: int | str,
+    labelled: bool,
+    data_dir: str | Path | None,
+) -> Iterator[_Block]:
+    """Lays the sentences of a data set out as lines; empty ones are passed over."""
+    for place, (tokens, tags) in tfds_tagged(
+        source,
+        tokens=token if isinstance(token, str) else None,
+        tags=tag if isinstance(tag, str) else None,
+        labelled=labelled,
+        data_dir=data_dir,
+    ):
+        columns = [tokens] if tags is None else [tokens, tags]
+        rows = [list(row) for row in zip(*columns, strict=False)]
+        wrong = None
+        if tags is not None and len(tags) != len(tokens):
+            wrong = f"{len(tokens)} tokens, but {len(tags)} tags"
+        if rows or wrong:
+            lines = ["\t".join(map(one_field, row)) for row in rows]
+            yield _Block(source, place, lines, [], rows, len(columns), 0, -1, wrong)
+
+
+def _number(file: str, column: int | str) -> int:
+    if isinstance(column, str):
+        raise ConfigError(
+            f"{file}: its columns have no names, so there is none that is {column!r}. "
+            "They count from 0, and from -1 backwards."
+        )
+    return column
+
+
+def _blocks(
+    path: Path, token_column: int, tag_column: int, labelled: bool
+) -> Iterator[_Block]:
     """Cuts a file into sentences."""
     text = [line.removesuffix("\r") for line in read_text(path).split("\n")]
     plain = [s for s in text if s.strip(" \t") and not s.startswith(("#", DOCUMENT))]
@@ -241,8 +298,9 @@ def _blocks(path: Path, tag_column: int, labelled: bool) -> Iterator[_Block]:
         blank, document = not line.strip(" \t"), line.startswith(DOCUMENT)
         if lines and (blank or document):
             rows = _fields(lines, tabs)
-            begins = number - len(lines) + 1
-            yield _Block(str(path), begins, lines, comments, rows, width)
+            columns = width, token_column, tag_column
+            place = f"{path}:{number - len(lines) + 1}"
+            yield _Block(str(path), place, lines, comments, rows, *columns)
             comments, lines = [], []
         remark = not lines and _COMMENT.match(line) and (tabs or not is_row(line))
         if document or remark:
@@ -262,16 +320,21 @@ def _with_last(line: str, tag: str, tabs: bool) -> str:
     return line + ("\t" if tabs or "\t" in line else " ") + tag
 
 
-def _check_columns(blocks: Sequence[_Block], token: int, tag: int | None) -> None:
+def _tags(block: _Block) -> list[str]:
+    return [row[block.tag] for row in block.rows]
+
+
+def _check_columns(blocks: Sequence[_Block], labelled: bool) -> None:
     """Refuses files that lack a column that was named."""
-    for file, width in {block.file: block.width for block in blocks}.items():
-        for column in (token,) if tag is None else (token, tag):
+    for file, block in {block.file: block for block in blocks}.items():
+        width, token, tag = block.width, block.token, block.tag
+        for column in (token, tag) if labelled else (token,):
             if not -width <= column < width:
                 raise ConfigError(
                     f"{file}: has {width} columns, so there is no column {column}. "
                     "Columns count from 0, and from -1 backwards."
                 )
-        if tag is not None and token % width == tag % width:
+        if labelled and token % width == tag % width:
             raise ConfigError(
                 f"{file}: has {width} columns, so token and tag would be the same one. "
                 "Name token_column and tag_column, or read without tags."
@@ -286,11 +349,14 @@ def _tell(block: _Block, faults: _Faults, problems: Problems) -> bool:
     """Adds a sentence's faults to the problems; True if there are any."""
     found = list(faults)
     for token, wrong in found:
-        problems.add(f"{block.file}:{block.number + token}", wrong)
+        problems.add(word_place(block.place, token), wrong)
     return bool(found)
 
 
-def _row_faults(block: _Block, token_column: int) -> _Faults:
+def _row_faults(block: _Block) -> _Faults:
+    if block.wrong is not None:
+        yield 0, block.wrong
+        return
     if len(block.rows) > LONGEST:
         yield 0, f"a sentence of {len(block.rows)} tokens: are blank lines missing?"
         return
@@ -299,17 +365,17 @@ def _row_faults(block: _Block, token_column: int) -> _Faults:
             yield token, wrong
         elif len(row) != block.width:
             yield token, f"{len(row)} columns, where the file has {block.width}"
-        elif not row[token_column]:
+        elif not row[block.token]:
             yield token, "no token"
 
 
-def _tag_faults(block: _Block, tag_column: int) -> _Faults:
-    for token, row in enumerate(block.rows):
-        if not _TAG.fullmatch(tag := row[tag_column]):
+def _tag_faults(tags: Sequence[str]) -> _Faults:
+    for token, tag in enumerate(tags):
+        if not _TAG.fullmatch(tag):
             yield token, f"{_short(tag)} is no tag; tags are O, B-TYPE, I-TYPE, …"
 
 
-def _illegal(tags: Sequence[str], scheme: Scheme) -> _Faults:
+def _illegal(tags: Sequence[str], scheme: Scheme) -> Iterator[tuple[int, str]]:
     """Finds the tags that may not stand where they do."""
     alphabet = {"BIOES": "BIOES", "BILOU": "BILOU"}.get(scheme, "BIO")
     for token, (before, tag) in enumerate(pairwise(["O", *tags, "O"])):

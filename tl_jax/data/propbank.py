@@ -17,8 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from tl_jax.data.table import Problems, bad_characters
+from tl_jax.data.conll import iob2_fault
+from tl_jax.data.prepared import Marked, tfds_marked
+from tl_jax.data.table import Problems, bad_characters, one_field, word_place
 from tl_jax.data.text_file import read_text
+from tl_jax.data.tfds import PREFIX
 from tl_jax.files import atomic
 from tl_jax.files.errors import DataError
 from tl_jax.text.located import Located, join
@@ -70,7 +73,7 @@ class Propositions:
       sentence: The number of each proposition's sentence.
       predicate: The word that is its predicate. Two propositions may share one.
       tags: BIO tags of its sentence's words; None if they were not read.
-      places: ``FILE:LINE`` of the predicate.
+      places: ``FILE:LINE`` of the predicate, or the proposition's place in a data set.
       skipped: How many bad sentences were left out.
       located: The texts of all sentences, where they were cut out of raw ones.
     """
@@ -87,9 +90,8 @@ class Propositions:
         return len(self.places)
 
     def place(self, number: int, word: int) -> str:
-        """Returns ``FILE:LINE`` of a word."""
-        file, line = self.places[number].rsplit(":", 1)
-        return f"{file}:{int(line) - int(self.predicate[number]) + word}"
+        """Returns the place of a word."""
+        return word_place(self.places[number], word, int(self.predicate[number]))
 
     def words(self, number: int) -> list[str]:
         """Returns the words of a proposition's sentence."""
@@ -100,6 +102,14 @@ class Propositions:
         if self.located is None:
             return join(self.words(number))
         return self.located[self.sentence[number]]
+
+
+class _Read(NamedTuple):
+    """A sentence with its propositions, or what is wrong with it."""
+
+    sentence: Sentence | None
+    found: list[tuple[int, list[str], str]]  # predicate, tags and place
+    faults: list[tuple[str, str]]  # where, and what
 
 
 # A line's number and its fields.
@@ -114,18 +124,24 @@ def read_propositions(
     on_bad: str = "raise",
     max_bad: int = 100,
     labelled: bool = True,
+    data_dir: str | Path | None = None,
 ) -> Propositions:
     """Reads one or more files, in order, one proposition a predicate.
 
+    A data set of TFDS has the features of our ``ewt_propbank``: one example a
+    proposition, so that sentences without any are not there.
+
     Args:
-      files: Paths of UTF-8 files.
+      files: Paths of UTF-8 files, or ``tfds:NAME/CONFIG[:SPLIT]``.
       on_bad: ``"raise"``: what is bad is told in one error. ``"skip"``: sentences with
         something bad are left out and counted.
       max_bad: With ``"skip"``, more faults than this are an error.
       labelled: Read the roles. Otherwise only ``(V*`` is read of each column; and in a
         sentence without columns each word with a lemma or a roleset is a predicate.
+      data_dir: Where TFDS keeps prepared data; ``$TFDS_DATA_DIR`` by default.
 
     Raises:
+      SourceError: A data set of TFDS cannot be had.
       DataError: A file is missing or empty, or no predicate is marked; or a sentence
         is bad: it is not UTF-8 or holds NUL, its columns are ragged, its index does not
         count up, it has more than 1,000 words, a bracket is malformed, nested or not
@@ -138,19 +154,19 @@ def read_propositions(
     sentences: list[Sentence] = []
     found: list[tuple[int, int, list[str], str]] = []
     skipped = 0
-    for path in paths:
-        for comments, rows in _blocks(read_text(Path(path))):
-            propositions, faults = _propositions(rows, labelled)
-            for word, wrong in faults:
-                problems.add(f"{path}:{rows[word][0]}", wrong)
-            if faults:
+    for path in map(str, paths):
+        if path.startswith(PREFIX):
+            read = _prepared(path, labelled, data_dir)
+        else:
+            read = _file(path, labelled)
+        for sentence, own, faults in read:
+            for where, wrong in faults:
+                problems.add(where, wrong)
+            if sentence is None:
                 skipped += 1
                 continue
-            found += [
-                (len(sentences), predicate, tags, f"{path}:{rows[predicate][0]}")
-                for predicate, tags in propositions
-            ]
-            sentences.append(_sentence(rows, comments))
+            found += [(len(sentences), *proposition) for proposition in own]
+            sentences.append(sentence)
     problems.finish()
     if not found:
         raise DataError(
@@ -241,6 +257,61 @@ def _around(span: Span, word: int) -> list[Span]:
     return [part for part in parts if part.start < part.end]
 
 
+def _file(path: str, labelled: bool) -> Iterator[_Read]:
+    """Reads the sentences of a file."""
+    for comments, rows in _blocks(read_text(Path(path))):
+        propositions, faults = _propositions(rows, labelled)
+        if faults:
+            told = [(f"{path}:{rows[word][0]}", wrong) for word, wrong in faults]
+            yield _Read(None, [], told)
+            continue
+        found = [
+            (predicate, tags, f"{path}:{rows[predicate][0]}")
+            for predicate, tags in propositions
+        ]
+        yield _Read(_sentence(rows, comments), found, [])
+
+
+def _prepared(
+    source: str, labelled: bool, data_dir: str | Path | None
+) -> Iterator[_Read]:
+    """Gathers the propositions of a data set by their sentences; it has them apart."""
+    gathered: dict[tuple[int, tuple[str, ...]], tuple[list[_Row], _Read]] = {}
+    for place, marked in tfds_marked(source, labelled=labelled, data_dir=data_dir):
+        rows = [(n, [str(n), w, *[NOTHING] * 3]) for n, w in enumerate(marked.words)]
+        if (fault := _marked_fault(marked, rows)) is not None:
+            yield _Read(None, [], [(word_place(place, fault[0]), fault[1])])
+            continue
+        key = marked.sentence, tuple(marked.words)
+        rows, read = gathered.setdefault(key, (rows, _Read(None, [], [])))
+        rows[marked.predicate][1][3:] = marked.lemma, marked.roleset
+        read.found.append((marked.predicate, marked.tags or [], place))
+    for rows, read in gathered.values():
+        found = sorted(read.found, key=lambda proposition: proposition[0])
+        yield _Read(_sentence(rows, []), found, [])
+
+
+def _marked_fault(marked: Marked, rows: list[_Row]) -> _Fault | None:
+    """Says what is wrong with a proposition of a data set."""
+    words, predicate, tags = marked.words, marked.predicate, marked.tags
+    if not 0 <= predicate < len(words):
+        return 0, f"the predicate {predicate} is none of its {len(words)} words"
+    if (fault := _row_fault(rows)) is not None:
+        return fault
+    if wrong := bad_characters([marked.lemma, marked.roleset]):
+        return predicate, wrong
+    if tags is None:
+        return None
+    if len(tags) != len(words):
+        return 0, f"{len(words)} words, but {len(tags)} tags"
+    if wrong := bad_characters(tags):
+        return 0, wrong
+    begins = [word for word, tag in enumerate(tags) if tag == f"B-{PREDICATE}"]
+    if begins != [predicate]:
+        return predicate, f"B-{PREDICATE} at the words {begins}, not at the predicate"
+    return iob2_fault(tags)
+
+
 def _blocks(text: str) -> Iterator[tuple[list[str], list[_Row]]]:
     """Yields comments and rows of each sentence."""
     comments: list[str] = []
@@ -259,7 +330,7 @@ def _blocks(text: str) -> Iterator[tuple[list[str], list[_Row]]]:
 def _sentence(rows: list[_Row], comments: list[str]) -> Sentence:
     return Sentence(
         words=[fields[1] for _, fields in rows],
-        fields=["\t".join(fields[: len(FIELDS)]) for _, fields in rows],
+        fields=["\t".join(map(one_field, row[: len(FIELDS)])) for _, row in rows],
         comments=comments,
     )
 

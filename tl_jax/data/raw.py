@@ -4,7 +4,6 @@
 """
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +13,11 @@ from tl_jax.data.conll import TaggedSentences, looks_tagged
 from tl_jax.data.propbank import NOTHING, Propositions, Sentence
 from tl_jax.data.readers import read_labelled, read_table
 from tl_jax.data.squad import Question, Questions, questions_of
-from tl_jax.data.table import Problems, Table
+from tl_jax.data.table import Problems, Table, one_field
 from tl_jax.files.errors import DataError
 from tl_jax.text.located import Located, join, locate
 
 ENDINGS = (".txt", ".jsonl")
-_BREAKS = re.compile("[\t\n\r]")  # no character of a file's columns
 
 
 def is_raw(files: str | Sequence[str]) -> bool:
@@ -51,7 +49,7 @@ def read_sentences(file: str, *, characters: bool, on_bad: str) -> TaggedSentenc
         sentences=sentences,
         tags=None,
         places=rows.places,
-        lines=[[_BREAKS.sub(" ", word) for word in words] for words in sentences],
+        lines=[[one_field(word) for word in words] for words in sentences],
         comments=[[] for _ in sentences],
         scheme=None,
         skipped=rows.skipped,

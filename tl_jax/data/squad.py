@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+from tl_jax.data.prepared import tfds_questions
 from tl_jax.data.table import Problems, bad_characters
 from tl_jax.data.text_file import read_text
+from tl_jax.data.tfds import PREFIX
 from tl_jax.files import atomic
 from tl_jax.files.errors import ConfigError, DataError, did_you_mean
 
@@ -34,7 +36,7 @@ class Questions:
       questions: The questions.
       answers: All right answers of each question; the first one is trained on.
       impossible: True where the paragraph has no answer.
-      places: ``FILE: question ID`` of each question.
+      places: ``FILE: question ID`` of each question, or its place in a data set.
       skipped: How many bad questions or paragraphs were left out.
     """
 
@@ -103,8 +105,11 @@ def read_questions(
     titles: str | Path | None = None,
     part: str | None = None,
     labelled: bool = True,
+    data_dir: str | Path | None = None,
 ) -> Questions:
     """Reads questions from files in the JSON of SQuAD v1.1, SQuAD v2.0 or KorQuAD v1.
+
+    Or from data sets of TFDS that have the features of its ``squad``.
 
     ``{"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question",
     "answers": [{"text", "answer_start"}], "is_impossible"}]}]}]}``. KLUE-MRC says
@@ -113,7 +118,7 @@ def read_questions(
     character, where ``answer_start`` says.
 
     Args:
-      files: One or more paths, in UTF-8.
+      files: One or more paths, in UTF-8; or ``tfds:NAME/CONFIG[:SPLIT]``.
       on_bad: ``"raise"``: all bad questions and paragraphs are told in one error.
         ``"skip"``: they are left out and counted.
       max_bad: With ``"skip"``, more than this are an error.
@@ -121,8 +126,10 @@ def read_questions(
         articles of other parts than ``part`` are left out unread.
       part: A key of that object.
       labelled: If False, questions may come without ``answers``, to be answered.
+      data_dir: Where TFDS keeps prepared data; ``$TFDS_DATA_DIR`` by default.
 
     Raises:
+      SourceError: A data set of TFDS cannot be had.
       ConfigError: Only one of ``titles`` and ``part`` is given, or there is no such
         part.
       DataError: A file is missing, is no such JSON, or has bad questions.
@@ -135,8 +142,12 @@ def read_questions(
     rows: list[Question] = []
     ids: dict[str, str] = {}
     seen: set[str] = set()
-    for path in map(Path, paths):
-        for row in _rows(path, wanted, seen, problems, labelled):
+    for path in map(str, paths):
+        if path.startswith(PREFIX):
+            found = _prepared(path, wanted, seen, problems, labelled, data_dir)
+        else:
+            found = _rows(Path(path), wanted, seen, problems, labelled)
+        for row in found:
             if row.id in ids:
                 problems.add(row.place, f"the id stands already in {ids[row.id]}")
                 continue
@@ -249,6 +260,26 @@ def _rows(
                 yield _row(qa, title, context, where, labelled)
             except _Bad as bad:
                 problems.add(where, str(bad))
+
+
+def _prepared(
+    source: str,
+    wanted: frozenset[str] | None,
+    seen: set[str],
+    problems: Problems,
+    labelled: bool,
+    data_dir: str | Path | None,
+) -> Iterator[Question]:
+    """Yields a data set's good questions and notes what is bad."""
+    for place, qa in tfds_questions(source, labelled=labelled, data_dir=data_dir):
+        try:
+            title = _text(qa, "title", needed=wanted is not None)
+            if wanted is not None and title not in wanted:
+                continue
+            seen.add(title)
+            yield _row(qa, title, _text(qa, "context"), place, labelled)
+        except _Bad as bad:
+            problems.add(place, str(bad))
 
 
 def _paragraphs(

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from tl_jax.files.errors import ConfigError, DataError, did_you_mean
 
 SHOWN = 10  # problems told in full; the rest are counted
+_EXAMPLE = re.compile(r" example \d+$")
+_BREAKS = re.compile("[\t\n\r]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -121,3 +123,23 @@ def bad_characters(values: Sequence[str | None]) -> str | None:
                 return f"byte 0x{code - 0xDC00:02x} is not UTF-8"
             return f"holds half of a surrogate pair (U+{code:04X})"
     return None
+
+
+def word_place(place: str, word: int, begins: int = 0) -> str:
+    """Returns the place of a sentence's word.
+
+    Args:
+      place: ``FILE:LINE`` of one of its words, each of which has a line; or that of the
+        sentence, which is an example of a data set.
+      word: The word's number, from 0.
+      begins: Which word ``LINE`` is of.
+    """
+    if _EXAMPLE.search(place):
+        return f"{place}, word {word}" if word else place
+    file, line = place.rsplit(":", 1)
+    return f"{file}:{int(line) - begins + word}"
+
+
+def one_field(text: str) -> str:
+    """Returns a text as it can stand in a file's column: with no tab or line end."""
+    return _BREAKS.sub(" ", text)

@@ -16,7 +16,7 @@ def read_text(path: Path) -> str:
     except FileNotFoundError as error:
         near = _near(path)
         if str(path).startswith("tfds:"):
-            near = " tfds: is read for classify, pair, regress and raw text alone."
+            near = " tfds: names labelled data, or raw text to pre-train on."
         raise DataError(f"{path}: there is no such file.{near}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from error

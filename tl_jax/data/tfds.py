@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -24,6 +24,18 @@ _READ = 1024  # examples read at once
 _NAME = re.compile(
     r"tfds:(?P<name>[\w./+-]+?)(?::(?P<version>\d+\.\d+\.\d+))?(?::(?P<split>[A-Za-z].*))?"
 )
+
+
+class OpenSet(NamedTuple):
+    """A split that is to be read.
+
+    Attributes:
+      features: What TFDS knows of each feature.
+      examples: Place and features of each example, in turn.
+    """
+
+    features: dict[str, Any]
+    examples: Iterator[tuple[str, dict[str, Any]]]
 
 
 def read_tfds(
@@ -49,8 +61,22 @@ def read_tfds(
         prepared here; the message says what to install or to do.
       DataError: There is no such split, or no scalar feature.
     """
-    builder, split = _open(source, data_dir)
-    return _read(builder, split, source, problems or Problems())
+    features, examples = open_set(source, data_dir)
+    columns = scalars(features)
+    if not columns:
+        raise DataError(f"{source}: none of its features is a text or a number.")
+    problems = problems or Problems()
+    values: dict[str, list[str | None]] = {name: [] for name in columns}
+    where: list[tuple[int, int]] = []
+    for number, (place, example) in enumerate(examples):
+        row = [string_of(example[name], names) for name, names in columns.items()]
+        if wrong := bad_characters(row):
+            problems.add(place, wrong)
+            continue
+        for column, value in zip(values.values(), row, strict=True):
+            column.append(value)
+        where.append((0, number))
+    return Table(values, (source,), where, unit="example")
 
 
 def tfds_texts(
@@ -62,16 +88,16 @@ def tfds_texts(
       SourceError: As `read_tfds`.
       DataError: There is no such split, or no such feature.
     """
-    builder, split = _open(source, data_dir)
-    columns = _columns(builder.info.features)
+    features, examples = open_set(source, data_dir)
+    columns = scalars(features)
     if TEXT not in columns:
         raise DataError(
             f"{source}: there is no text feature {TEXT!r} among {sorted(columns)}."
         )
-    for number, example in enumerate(_examples(_rows(builder, split, source), source)):
-        text = _string(example[TEXT], None) or ""
+    for place, example in examples:
+        text = string_of(example[TEXT]) or ""
         if wrong := bad_characters([text]):
-            problems.add(f"{source} example {number}", wrong)
+            problems.add(place, wrong)
         else:
             yield text
 
@@ -79,6 +105,57 @@ def tfds_texts(
 def tfds_hash(source: str, *, data_dir: str | Path | None = None) -> str:
     """SHA-256 of all files of a prepared set; arguments and errors as `read_tfds`."""
     return fingerprint(Path(_open(source, data_dir)[0].data_dir))
+
+
+def open_set(source: str, data_dir: str | Path | None = None) -> OpenSet:
+    """Opens ``tfds:NAME/CONFIG[:VERSION][:SPLIT]``; errors as `read_tfds`."""
+    builder, split = _open(source, data_dir)
+    rows = _rows(builder, split, source)
+    features = dict(cast(Any, builder.info.features) or {})
+    return OpenSet(features, _examples(rows, source))
+
+
+def scalars(features: Mapping[str, Any]) -> dict[str, list[str] | None]:
+    """Returns the scalar features by name, with the class names of a label."""
+    return {
+        name: _names(feature)
+        for name, feature in features.items()
+        if getattr(feature, "shape", None) == () and hasattr(feature, "np_dtype")
+    }
+
+
+def sequences(features: Mapping[str, Any]) -> dict[str, list[str] | None]:
+    """Returns the sequences of strings or labels by name, with a label's names."""
+    return {
+        name: _names(feature)
+        for name, feature in features.items()
+        if getattr(feature, "shape", None) == (None,)
+        and (
+            _names(feature)
+            or np.dtype(getattr(feature, "np_dtype", None)).kind in "OSU"
+        )
+    }
+
+
+def string_of(value: Any, names: list[str] | None = None) -> str | None:
+    """Returns a value as text: a label by its name, bytes as UTF-8 (surrogateescape).
+
+    None is what stands for a label that is not known.
+    """
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, np.floating):
+        return str(value)  # 3.8, where the number itself is 3.7999999523162842
+    value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if names is not None:
+        return names[value] if 0 <= value < len(names) else None
+    return str(value)
+
+
+def _names(feature: Any) -> list[str] | None:
+    return list(getattr(feature, "names", None) or []) or None
 
 
 def _open(
@@ -173,25 +250,6 @@ def _unprepared(name: str, data_dir: str | Path | None) -> SourceError:
     )
 
 
-def _read(
-    builder: "tfds.core.DatasetBuilder", split: str, source: str, problems: Problems
-) -> Table:
-    columns = _columns(builder.info.features)
-    if not columns:
-        raise DataError(f"{source}: none of its features is a text or a number.")
-    values: dict[str, list[str | None]] = {name: [] for name in columns}
-    where: list[tuple[int, int]] = []
-    for number, example in enumerate(_examples(_rows(builder, split, source), source)):
-        row = [_string(example[name], names) for name, names in columns.items()]
-        if wrong := bad_characters(row):
-            problems.add(f"{source} example {number}", wrong)
-            continue
-        for column, value in zip(values.values(), row, strict=True):
-            column.append(value)
-        where.append((0, number))
-    return Table(values, (source,), where, unit="example")
-
-
 def _rows(builder: "tfds.core.DatasetBuilder", split: str, source: str) -> Any:
     """The examples of a split, by random access."""
     known = builder.info.splits or {}
@@ -210,38 +268,21 @@ def _rows(builder: "tfds.core.DatasetBuilder", split: str, source: str) -> Any:
         ) from error
 
 
-def _examples(rows: Any, source: str) -> Iterator[dict[str, Any]]:
+def _examples(rows: Any, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for start in range(0, len(rows), _READ):
+        numbers = list(range(start, min(start + _READ, len(rows))))
+        for number, example in zip(numbers, _some(rows, numbers, source), strict=True):
+            yield f"{source} example {number}", example
+
+
+def _some(rows: Any, numbers: list[int], source: str) -> list[dict[str, Any]]:
     try:
-        for start in range(0, len(rows), _READ):
-            stop = min(start + _READ, len(rows))
-            yield from rows.__getitems__(list(range(start, stop)))
+        return list(rows.__getitems__(numbers))
     except Exception as error:
         raise SourceError(
             f"{source}: the prepared files are broken ({_short(error)}). "
             "Remove them and prepare the set again."
         ) from error
-
-
-def _columns(features: Any) -> dict[str, list[str] | None]:
-    """Returns the scalar features by name, with the class names of a label."""
-    found: dict[str, list[str] | None] = {}
-    for name, feature in dict(features or {}).items():
-        if getattr(feature, "shape", None) == () and hasattr(feature, "np_dtype"):
-            found[name] = list(getattr(feature, "names", None) or []) or None
-    return found
-
-
-def _string(value: Any, names: list[str] | None) -> str | None:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    if isinstance(value, np.floating):
-        return str(value)  # 3.8, where the number itself is 3.7999999523162842
-    value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    if names is not None:
-        return names[value] if 0 <= value < len(names) else None
-    return str(value)
 
 
 def _short(error: Exception) -> str:

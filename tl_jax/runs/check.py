@@ -255,11 +255,10 @@ def _of_propositions(rows: Propositions) -> _View:
         for number, sentence in enumerate(rows.sentences, 1)
     ]
     roles: list[tuple[str, str]] = []
-    for sentence, predicate, row, place in zip(
-        rows.sentence, rows.predicate, tags, rows.places, strict=True
+    for number, (sentence, row, place) in enumerate(
+        zip(rows.sentence, tags, rows.places, strict=True)
     ):
-        file, line = place.rsplit(":", 1)
-        places[sentence] = f"{file}:{int(line) - int(predicate)}"
+        places[sentence] = rows.place(number, 0)
         own[sentence].append(" ".join(row))
         roles += [(s.label, place) for s in spans(row) if s.label != PREDICATE]
     texts = [" ".join(sentence.words) for sentence in rows.sentences]

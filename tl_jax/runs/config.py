@@ -19,8 +19,8 @@ class FinetuneConfig:
       task: What to learn: classify (single sentences or pairs), pair (pairs only),
         regress (a number for each), span (answers in a text), tag (named entities),
         srl (the roles of a predicate).
-      train: Training data. classify, pair, regress: .tsv, .csv, .jsonl, .json or
-        tfds:NAME/CONFIG[:SPLIT]; span: SQuAD's .json; tag, srl: CoNLL columns.
+      train: Training data. classify, pair, regress: .tsv, .csv, .jsonl, .json; span:
+        SQuAD's .json; tag, srl: CoNLL columns. Or, for each, tfds:NAME/CONFIG[:SPLIT].
       dev: Held-out data that choose the best checkpoint.
       weights: Pretrained weights: a Hugging Face folder, an ELMo folder (options.json
         and HDF5), a word-vector file, hub:NAME[@REVISION] or
@@ -76,7 +76,7 @@ class FinetuneConfig:
       max_answer: span: most pieces of an answer.
       crf: tag: score whole sequences of tags (a conditional random field).
       characters: tag: the tokens are the characters of a sentence, blanks included.
-      token_column: tag: where the tokens stand, from 0.
+      token_column: tag: where the tokens stand, from 0; or a feature's name, of tfds:.
       tag_column: tag: where the tags stand; -1 is the last column.
       text_column: Column of the text, where its name is not a usual one.
       pair_column: Column of the second text.
@@ -129,8 +129,8 @@ class FinetuneConfig:
     max_answer: int = 30
     crf: bool = False
     characters: bool = False
-    token_column: int = 0
-    tag_column: int = -1
+    token_column: int | str = 0
+    tag_column: int | str = -1
     text_column: str | None = None
     pair_column: str | None = None
     label_column: str | None = None
@@ -167,7 +167,7 @@ class CheckConfig:
       dev: Held-out data.
       split: span: a JSON file that lists titles by part.
       characters: tag: the tokens are the characters of a sentence, blanks included.
-      token_column: tag: where the tokens stand, from 0.
+      token_column: tag: where the tokens stand, from 0; or a feature's name, of tfds:.
       tag_column: tag: where the tags stand; -1 is the last column.
       text_column: Column of the text, where its name is not a usual one.
       pair_column: Column of the second text.
@@ -179,8 +179,8 @@ class CheckConfig:
     dev: str | None = None
     split: str | None = None
     characters: bool = False
-    token_column: int = 0
-    tag_column: int = -1
+    token_column: int | str = 0
+    tag_column: int | str = -1
     text_column: str | None = None
     pair_column: str | None = None
     label_column: str | None = None

@@ -153,7 +153,7 @@ class Tagging:
       crf: Scores of whole sequences (`TagCrf`) instead of each tag by itself.
       characters: The tokens are a raw sentence's characters, blanks included, as in
         KLUE-NER.
-      token_column: Where the tokens stand, from 0.
+      token_column: Where the tokens stand, from 0; or the name of a feature of TFDS.
       tag_column: Where the tags stand; -1 is the last column.
     """
 
@@ -163,8 +163,8 @@ class Tagging:
 
     crf: bool = False
     characters: bool = False
-    token_column: int = 0
-    tag_column: int = -1
+    token_column: int | str = 0
+    tag_column: int | str = -1
 
     @property
     def score(self) -> str:

@@ -1,8 +1,7 @@
 """Builders of TFDS for sets that it lacks, made from files that the user has.
 
 Each reads its files from a folder (TFDS's ``manual_dir``) and needs neither a network
-nor TensorFlow. What was prepared of texts (NSMC, KorSTS, KLUE-NLI) is read as
-``tfds:NAME:SPLIT``; the tasks of words and answers read the files themselves.
+nor TensorFlow. What was prepared is read as ``tfds:NAME:SPLIT``.
 """
 
 import os
