@@ -25,7 +25,7 @@ from tl_jax.models.elmo import (
     spell,
 )
 from tl_jax.models.layers import Embed, Features
-from tl_jax.models.lstm import Lstm
+from tl_jax.models.lstm import lstm_stack
 
 CHARACTERS, STATES = "characters", "states"  # what the encoder reads of Batch.inputs
 # The mixes' dropout masks are drawn between those of the LSTMs and of the heads.
@@ -114,21 +114,19 @@ class Elmo(nn.Module):
                 "(vocab_size), or join ELMo to its input as well (at='both')."
             )
         states = jnp.concatenate(vectors, axis=-1)
-        layers: list[Array] = [states]
-        states = dropout(states, c.dropout, noise, layer=0)
         texts = by_text(batch) if c.segments == "compare" else batch
-        for index in range(c.num_layers):
-            directions = [
-                Lstm(c.hidden_size, way == "backward", name=f"lstm_{index}_{way}")
-                for way in ("forward", "backward")
-            ]
-            both = [lstm(states, texts.example) for lstm in directions]
-            states = jnp.concatenate(both, axis=-1)
-            states = dropout(states, c.dropout, noise, layer=index + 1)
-            layers.append(states)
+        read = lstm_stack(
+            states,
+            texts.example,
+            noise,
+            features=c.hidden_size,
+            num_layers=c.num_layers,
+            rate=c.dropout,
+        )
+        layers: list[Array] = [states, *read[1:]]
         above = elmo("output", 1)
         layers[-1] = jnp.concatenate([layers[-1], *above], axis=-1)
-        pooled = [pool(part, texts, c.pooling) for part in (states, *above)]
+        pooled = [pool(part, texts, c.pooling) for part in (read[-1], *above)]
         found = [part for part in pooled if part is not None]
         joined = jnp.concatenate(found, axis=-1) if found else None
         if c.segments == "compare" and joined is not None:

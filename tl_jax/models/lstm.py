@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 
 from tl_jax.models.batch import Array
 from tl_jax.models.dense import dense
+from tl_jax.models.dropout import Noise, dropout
 from tl_jax.models.recurrence import State, lstm
 
 
@@ -38,6 +39,45 @@ class Lstm(nn.Module):
             gates, recurrent, example, State(zeros, zeros), reverse=self.reverse
         )
         return states.swapaxes(0, 1)
+
+
+def lstm_stack(
+    x: Float[Array, "B T E"],
+    example: Int[Array, "B T"],
+    noise: Noise | None,
+    *,
+    features: int,
+    num_layers: int,
+    rate: float,
+    bidirectional: bool = True,
+) -> list[Array]:
+    """Stacks LSTMs, forward and backward side by side, in the module that calls it.
+
+    Their names there are ``lstm_0_forward``, ``lstm_0_backward``, …; dropout's places
+    are 0, of ``x``, and above it those of the layers' outputs.
+
+    Args:
+      x: What the first layer reads, before dropout.
+      example: Which example of its row a token belongs to, 0 = none.
+      noise: Switches dropout on.
+      features: Width of one direction.
+      num_layers: Layers.
+      rate: Of dropout.
+      bidirectional: Adds the LSTMs that read from right to left.
+
+    Returns:
+      After dropout, ``x`` and then each layer's output.
+    """
+    directions = {"forward": False} | ({"backward": True} if bidirectional else {})
+    states = [dropout(x, rate, noise, layer=0)]
+    for index in range(num_layers):
+        both = [
+            Lstm(features, reverse, name=f"lstm_{index}_{name}")(states[-1], example)
+            for name, reverse in directions.items()
+        ]
+        joined = jnp.concatenate(both, axis=-1)
+        states.append(dropout(joined, rate, noise, layer=index + 1))
+    return states
 
 
 class ProjectedLstm(nn.Module):

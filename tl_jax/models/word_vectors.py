@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tl_jax.models.batch import Batch, by_text, compare, pool
-from tl_jax.models.dropout import Noise, dropout
+from tl_jax.models.dropout import Noise
 from tl_jax.models.layers import Embed, Features
-from tl_jax.models.lstm import Lstm
+from tl_jax.models.lstm import lstm_stack
 
 
 @dataclass(frozen=True)
@@ -80,25 +80,19 @@ class WordVectors(nn.Module):
             mark = Embed(2, c.segment_size, c.initializer_range, name="segments")
             states = jnp.concatenate([states, mark(batch.types)], axis=-1)
         states = states.astype(c.dtype)
-        layers = [states]
-        states = dropout(states, c.dropout, noise, layer=0)
         texts = by_text(batch) if c.segments == "compare" else batch
-        for index in range(c.num_layers):
-            directions = {"forward": False, "backward": True}
-            states = jnp.concatenate(
-                [
-                    Lstm(c.hidden_size, reverse, name=f"lstm_{index}_{name}")(
-                        states, texts.example
-                    )
-                    for name, reverse in directions.items()
-                    if c.bidirectional or not reverse
-                ],
-                axis=-1,
-            )
-            states = dropout(states, c.dropout, noise, layer=index + 1)
-            layers.append(states)
+        read = lstm_stack(
+            states,
+            texts.example,
+            noise,
+            features=c.hidden_size,
+            num_layers=c.num_layers,
+            rate=c.dropout,
+            bidirectional=c.bidirectional,
+        )
+        layers = (states, *read[1:])
         both = 1 + c.bidirectional
-        pooled = pool(states, texts, c.pooling, directions=both)
+        pooled = pool(read[-1], texts, c.pooling, directions=both)
         if c.segments == "compare" and pooled is not None:
             pooled = compare(pooled)
-        return Features(() if pooled_only else tuple(layers), pooled, embed.embedding)
+        return Features(() if pooled_only else layers, pooled, embed.embedding)
