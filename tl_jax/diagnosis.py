@@ -9,13 +9,15 @@ from jaxtyping import Float, Int
 
 from tl_jax.data.checks import words
 from tl_jax.data.conll import TaggedSentences
-from tl_jax.data.propbank import PREDICATE, Propositions, spans
+from tl_jax.data.iob2 import spans
+from tl_jax.data.propbank import PREDICATE, Propositions
 from tl_jax.data.readers import LabelledTexts
 from tl_jax.data.squad import Questions
 from tl_jax.metrics.classification import Calibration, calibration, confusion_matrix
-from tl_jax.metrics.entities import entities, entity_scores
+from tl_jax.metrics.entities import entity_scores
 from tl_jax.metrics.span_qa import exact_match, f1
-from tl_jax.metrics.srl import role_counts, total
+from tl_jax.metrics.spans import total
+from tl_jax.metrics.srl import role_counts
 from tl_jax.tasks.classification import row_labels
 from tl_jax.tasks.regression import row_values
 from tl_jax.tasks.span_qa import SpanQa
@@ -186,7 +188,7 @@ def _of_entities(
     chances: list[float] = []
     right: list[bool] = []
     for record, own in zip(records, gold, strict=True):
-        there = set(entities(own, "IOB2"))
+        there = set(spans(own, "IOB2"))
         for entity in record["entities"]:
             chances.append(entity["probability"])
             right.append((*entity["words"], entity["type"]) in there)
@@ -210,11 +212,11 @@ def _of_roles(records: Sequence[Record], rows: Propositions) -> Diagnosis:
     chances: list[float] = []
     right: list[bool] = []
     for record, own in zip(records, gold, strict=True):
-        there = set(spans(own))
+        there = set(spans(own, "conlleval"))
         for role in record["roles"]:
             if role["role"] != f"C-{PREDICATE}":
                 chances.append(role["probability"])
-                right.append((role["role"], *role["words"]) in there)
+                right.append((*role["words"], role["role"]) in there)
     roles = role_counts(gold, predicted)
 
     def score(some: Int[np.ndarray, " n"]) -> float:

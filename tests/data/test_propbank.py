@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tl_jax.data.iob2 import spans
 from tl_jax.data.propbank import (
-    Span,
     brackets,
     read_propositions,
-    spans,
     write_propositions,
 )
 from tl_jax.files.errors import ConfigError, DataError
@@ -253,35 +252,11 @@ def test_a_line_of_ten_megabytes_is_told_in_short(write):
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ("O O", []),
-        ("B-A I-A B-A O I-A", [("A", 0, 2), ("A", 2, 3), ("A", 4, 5)]),
-        ("I-A I-B B-B I-B", [("A", 0, 1), ("B", 1, 2), ("B", 2, 4)]),
-        ("B-ARG1 I-C-ARG1 O", [("ARG1", 0, 1), ("C-ARG1", 1, 2)]),
-        ("B-ARGM-TMP I-ARGM-TMP", [("ARGM-TMP", 0, 2)]),
-        ("", []),
-    ],
-)
-def test_spans_by_hand(tags, expected):
-    assert spans(tags.split()) == [Span(*span) for span in expected]
-
-
 TAGS = st.lists(
     st.sampled_from(["O", "B-V", "I-V", "B-A", "I-A", "B-C-V", "B-R-A", "I-R-A"]),
     min_size=1,
     max_size=9,
 )
-
-
-@settings(deadline=None, max_examples=200)
-@given(TAGS)
-def test_spans_are_those_of_seqeval(tags):
-    """Its default mode follows conlleval; it takes its types from behind the mark."""
-    entities = pytest.importorskip("seqeval.metrics.sequence_labeling").get_entities
-    found = [(label, start, end - 1) for label, start, end in spans(tags)]
-    assert found == entities(tags)
 
 
 @settings(deadline=None, max_examples=200)
@@ -297,7 +272,7 @@ def test_brackets_are_legal_whatever_was_predicted(tags, data):
         assert depth in (0, 1)
         assert cell.count("*") == 1
     assert depth == 0
-    for label, start, end in spans(tags):
+    for start, end, label in spans(tags, "conlleval"):
         if label != "V" and not start <= predicate < end:
             assert cells[start].startswith(f"({label}*")
             assert cells[end - 1].endswith(")")

@@ -6,45 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tl_jax.metrics.entities import (
-    Score,
-    entities,
     entity_scores,
     klue_ner,
     tag_accuracy,
 )
+from tl_jax.metrics.spans import SpanCounts
 
 NAMES = ("O", "B-PS", "I-PS", "B-LC", "I-LC", "B-a-b", "I-a-b")
 TAGS = st.sampled_from(NAMES)
 PAIRS = st.lists(
     st.lists(st.tuples(TAGS, TAGS), max_size=12), min_size=1, max_size=5
 ).map(lambda pairs: tuple([[p[k] for p in s] for s in pairs] for k in (0, 1)))
-
-
-# By hand, from conlleval's rules of where a chunk starts and ends, and from IOB2's.
-@pytest.mark.parametrize(
-    ("tags", "lenient", "strict"),
-    [
-        ("", "", ""),
-        ("O O", "", ""),
-        ("B-A I-A O B-A", "A02 A34", "A02 A34"),
-        ("B-A B-A I-A", "A01 A13", "A01 A13"),
-        ("I-A I-A O", "A02", ""),
-        ("B-A I-B I-B", "A01 B13", "A01"),
-        ("O I-A B-A I-A", "A12 A24", "A24"),
-        ("B-A O I-A", "A01 A23", "A01"),
-        ("I-A I-B I-A", "A01 B12 A23", ""),
-    ],
-)
-def test_entities(tags, lenient, strict):
-    for rule, wanted in (("conlleval", lenient), ("IOB2", strict)):
-        found = entities(tags.split(), rule)
-        assert [f"{e.kind}{e.begin}{e.end}" for e in found] == wanted.split()
-
-
-@pytest.mark.parametrize("tag", ["b-A", "E-A", "B", "B-", "-A", "", "OO", "O-A"])
-def test_other_tags_are_refused(tag):
-    with pytest.raises(ValueError, match="IOB2"):
-        entities([tag], "conlleval")
 
 
 GOLD = [["B-A", "I-A", "O", "B-B"], ["O", "B-A", "B-A"], ["O"]]
@@ -54,24 +26,24 @@ FOUND = [["B-A", "I-A", "O", "B-A"], ["O", "I-A", "B-A"], ["B-C"]]
 def test_scores_by_hand():
     # Leniently: A02 A34 | A12 A23 | C01, of A02 B34 | A12 A23.
     found = entity_scores(GOLD, FOUND, "conlleval")
-    assert found.micro == Score(gold=4, predicted=5, right=3)
+    assert found.micro == SpanCounts(gold=4, predicted=5, right=3)
     assert found.kinds == {
-        "A": Score(3, 4, 3),
-        "B": Score(1, 0, 0),
-        "C": Score(0, 1, 0),
+        "A": SpanCounts(gold=3, predicted=4, right=3),
+        "B": SpanCounts(gold=1),
+        "C": SpanCounts(predicted=1),
     }
     assert found.micro.precision == pytest.approx(3 / 5)
     assert found.micro.recall == pytest.approx(3 / 4)
     assert found.micro.f1 == pytest.approx(2 / 3)
     assert found.macro_f1 == pytest.approx((6 / 7 + 0 + 0) / 3)
     # Strictly: A02 A34 | A23 | C01.
-    assert entity_scores(GOLD, FOUND, "IOB2").micro == Score(4, 4, 2)
+    assert entity_scores(GOLD, FOUND, "IOB2").micro == SpanCounts(2, 4, 4)
     assert tag_accuracy(GOLD, FOUND) == pytest.approx(5 / 8)
 
 
 def test_nothing_is_scored_as_zero():
     none = entity_scores([["O"], []], [["O"], []], "conlleval")
-    assert none.micro == Score(0, 0, 0)
+    assert none.micro == SpanCounts()
     assert (none.micro.f1, none.macro_f1, none.kinds) == (0, 0, {})
     assert tag_accuracy([], []) == 0
 

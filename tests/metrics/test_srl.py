@@ -4,8 +4,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tl_jax.data.propbank import brackets, read_propositions, spans
-from tl_jax.metrics.srl import SpanCounts, role_counts, total
+from tl_jax.data.iob2 import spans
+from tl_jax.data.propbank import brackets, read_propositions
+from tl_jax.metrics.spans import SpanCounts, total
+from tl_jax.metrics.srl import role_counts
 
 
 def from_brackets(cells):
@@ -42,7 +44,7 @@ def as_tuples(counts):
 def disturbed(tags, draw):
     """Moves, drops and renames some spans."""
     out = ["O"] * len(tags)
-    for label, start, end in spans(tags):
+    for start, end, label in spans(tags, "conlleval"):
         fate = 0 if label == "V" else draw.integers(8)
         if fate == 1:
             continue

@@ -22,7 +22,8 @@ from tl_jax.data.examples import make_examples
 from tl_jax.data.packing import Layout, pack
 from tl_jax.data.propbank import Propositions, Sentence, read_propositions
 from tl_jax.files.errors import DataError
-from tl_jax.metrics.srl import role_counts, total
+from tl_jax.metrics.spans import total
+from tl_jax.metrics.srl import role_counts
 from tl_jax.metrics.sums import mean
 from tl_jax.models.bert import Bert, BertConfig
 from tl_jax.models.compose import Model, compose

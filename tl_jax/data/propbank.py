@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from tl_jax.data.conll import iob2_fault
+from tl_jax.data.iob2 import Span, spans
 from tl_jax.data.prepared import Marked, tfds_marked
 from tl_jax.data.table import Problems, bad_characters, one_field, word_place
 from tl_jax.data.text_file import read_text
@@ -33,20 +33,6 @@ LONGEST = 1000  # words; a sentence of more has lost its blank line
 _BRACKET = re.compile(r"(?:\(([^()*\s]+))?\*(\))?")
 _MARK = f"({PREDICATE}*"
 _EMPTY = "*"  # nothing begins or ends at a word, as at most of them
-
-
-class Span(NamedTuple):
-    """A labelled span of words.
-
-    Attributes:
-      label: The role, such as ``ARG0`` or ``C-ARG1``.
-      start: The first word.
-      end: One past the last word.
-    """
-
-    label: str
-    start: int
-    end: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,24 +197,6 @@ def write_propositions(
     atomic.write_text(path, "\n".join(lines) + "\n")
 
 
-def spans(tags: Sequence[str]) -> list[Span]:
-    """Finds the spans of BIO tags by conlleval's lenient rule.
-
-    A span begins at ``B-X``, and at an ``I-X`` that follows anything but X. A ``C-X``
-    or an ``R-X`` is a span of its own label.
-    """
-    found: list[Span] = []
-    label, start = "", 0
-    for word, tag in enumerate([*tags, "O"]):
-        mark, _, name = tag.partition("-")
-        if mark == "I" and name == label:
-            continue
-        if label:
-            found.append(Span(label, start, word))
-        label, start = name, word
-    return found
-
-
 def brackets(tags: Sequence[str], predicate: int) -> list[str]:
     """Writes BIO tags as a predicate's column.
 
@@ -236,25 +204,25 @@ def brackets(tags: Sequence[str], predicate: int) -> list[str]:
     nowhere else. A predicted V elsewhere is dropped; a role that covers the predicate
     is cut there.
     """
-    found = spans(tags)
-    own = [s for s in found if s.label == PREDICATE and s.start == predicate]
-    found = own or [Span(PREDICATE, predicate, predicate + 1)]
-    for span in spans(tags):
-        if span.label != PREDICATE:
+    said = spans(tags, "conlleval")
+    own = [s for s in said if s.kind == PREDICATE and s.begin == predicate]
+    found = own or [Span(predicate, predicate + 1, PREDICATE)]
+    for span in said:
+        if span.kind != PREDICATE:
             found += _around(span, predicate)
     cells = ["*"] * len(tags)
-    for label, start, end in found:
-        cells[start] = f"({label}*"
+    for begin, end, kind in found:
+        cells[begin] = f"({kind}*"
         cells[end - 1] += ")"
     return cells
 
 
 def _around(span: Span, word: int) -> list[Span]:
     """Cuts a word out of a span."""
-    if not span.start <= word < span.end:
+    if not span.begin <= word < span.end:
         return [span]
-    parts = (span._replace(end=word), span._replace(start=word + 1))
-    return [part for part in parts if part.start < part.end]
+    parts = (span._replace(end=word), span._replace(begin=word + 1))
+    return [part for part in parts if part.begin < part.end]
 
 
 def _file(path: str, labelled: bool) -> Iterator[_Read]:

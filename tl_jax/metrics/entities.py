@@ -1,58 +1,14 @@
-"""Scores of named entities: spans of IOB2 tags, and KLUE-NER's two.
+"""Scores of named entities: spans of IOB2 tags, and KLUE-NER's two."""
 
-Two rules make spans of tags that are no legal IOB2. ``conlleval`` is lenient, as the
-script of the CoNLL shared tasks is: an I-X that follows no X begins an entity. ``IOB2``
-is strict: what does not begin with B-X is no entity. On legal tags both are the same.
-"""
-
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from tl_jax.data.iob2 import Rule
 from tl_jax.metrics.classification import confusion_matrix, macro_f1
-
-Rule = Literal["conlleval", "IOB2"]
-Tags = Sequence[Sequence[str]]  # of sentences
-
-
-class Entity(NamedTuple):
-    """A span of words: its first, one past its last, and its type."""
-
-    begin: int
-    end: int
-    kind: str
-
-
-class Score(NamedTuple):
-    """How many entities there are, were found and are right; 0 / 0 is 0.
-
-    Attributes:
-      gold: In the data.
-      predicted: Found.
-      right: Found with the very span and type of the data.
-    """
-
-    gold: int
-    predicted: int
-    right: int
-
-    @property
-    def precision(self) -> float:
-        """Right / predicted."""
-        return self.right / max(self.predicted, 1)
-
-    @property
-    def recall(self) -> float:
-        """Right / gold."""
-        return self.right / max(self.gold, 1)
-
-    @property
-    def f1(self) -> float:
-        """2 · right / (gold + predicted)."""
-        return 2 * self.right / max(self.gold + self.predicted, 1)
+from tl_jax.metrics.spans import SpanCounts, Tags, span_counts, total
 
 
 class EntityScores(NamedTuple):
@@ -63,39 +19,13 @@ class EntityScores(NamedTuple):
       kinds: Of the types that are gold or predicted, sorted.
     """
 
-    micro: Score
-    kinds: dict[str, Score]
+    micro: SpanCounts
+    kinds: dict[str, SpanCounts]
 
     @property
     def macro_f1(self) -> float:
         """The mean F1 of the types; 0 if there is none."""
         return sum(s.f1 for s in self.kinds.values()) / max(len(self.kinds), 1)
-
-
-def entities(tags: Sequence[str], rule: Rule) -> list[Entity]:
-    """Finds the entities of one sentence.
-
-    Args:
-      tags: ``O``, ``B-TYPE`` and ``I-TYPE``.
-      rule: What an I-X that follows no X is: an entity's beginning (``conlleval``) or
-        nothing (``IOB2``).
-
-    Raises:
-      ValueError: There is another tag.
-    """
-    found: list[Entity] = []
-    begin, open_kind = 0, None
-    for place, tag in enumerate(chain(tags, ["O"])):
-        mark, _, kind = tag.partition("-")
-        if tag != "O" and (mark not in ("B", "I") or not kind):
-            raise ValueError(f"{tag!r} is no tag of IOB2 (O, B-TYPE, I-TYPE)")
-        if mark == "I" and kind == open_kind:
-            continue
-        if open_kind is not None:
-            found.append(Entity(begin, place, open_kind))
-        opens = mark == "B" or (mark == "I" and rule == "conlleval")
-        begin, open_kind = place, kind if opens else None
-    return found
 
 
 def entity_scores(gold: Tags, predicted: Tags, rule: Rule) -> EntityScores:
@@ -104,22 +34,14 @@ def entity_scores(gold: Tags, predicted: Tags, rule: Rule) -> EntityScores:
     Args:
       gold: The data's tags.
       predicted: As many, and for as many words.
-      rule: As for `entities`.
+      rule: As for `tl_jax.data.iob2.spans`.
 
     Raises:
       ValueError: The numbers of sentences or of words differ, or a tag is no IOB2.
     """
     _check(gold, predicted)
-    counts: tuple[Counter[str], ...] = Counter(), Counter(), Counter()
-    for wanted, found in zip(gold, predicted, strict=True):
-        one, other = set(entities(wanted, rule)), set(entities(found, rule))
-        for counter, spans in zip(counts, (one, other, one & other), strict=True):
-            counter.update(span.kind for span in spans)
-    kinds = sorted({kind for counter in counts for kind in counter})
-    return EntityScores(
-        micro=Score(*(counter.total() for counter in counts)),
-        kinds={k: Score(*(counter[k] for counter in counts)) for k in kinds},
-    )
+    kinds = span_counts(gold, predicted, rule)
+    return EntityScores(total(kinds), kinds)
 
 
 def tag_accuracy(gold: Tags, predicted: Tags) -> float:

@@ -26,11 +26,11 @@ from tl_jax.data.checks import (
     words,
 )
 from tl_jax.data.conll import TaggedSentences, read_tagged
-from tl_jax.data.propbank import PREDICATE, Propositions, read_propositions, spans
+from tl_jax.data.iob2 import spans
+from tl_jax.data.propbank import PREDICATE, Propositions, read_propositions
 from tl_jax.data.readers import LabelledTexts, read_labelled
 from tl_jax.data.squad import Questions, read_questions
 from tl_jax.files.errors import DataError, TlJaxError
-from tl_jax.metrics.entities import entities
 from tl_jax.runs.config import CheckConfig, FinetuneConfig
 from tl_jax.runs.tasks import task_of
 from tl_jax.tasks.classification import Classification
@@ -237,7 +237,7 @@ def _of_sentences(task: Task, rows: TaggedSentences) -> _View:
     found = [
         (entity.kind, rows.place(number, entity.begin))
         for number, own in enumerate(tags)
-        for entity in entities(own, "IOB2")
+        for entity in spans(own, "IOB2")
     ]
     kinds = Counter(kind for kind, _ in found)
     facts = {
@@ -260,7 +260,9 @@ def _of_propositions(rows: Propositions) -> _View:
     ):
         places[sentence] = rows.place(number, 0)
         own[sentence].append(" ".join(row))
-        roles += [(s.label, place) for s in spans(row) if s.label != PREDICATE]
+        roles += [
+            (s.kind, place) for s in spans(row, "conlleval") if s.kind != PREDICATE
+        ]
     texts = [" ".join(sentence.words) for sentence in rows.sentences]
     samples = Samples({"sentence": texts}, [" / ".join(row) for row in own], places)
     bare = sum(not row for row in own)

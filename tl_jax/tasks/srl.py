@@ -17,15 +17,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from tl_jax.data.examples import Examples, make_examples
+from tl_jax.data.iob2 import spans
 from tl_jax.data.propbank import (
     PREDICATE,
     Propositions,
     read_propositions,
-    spans,
     write_propositions,
 )
 from tl_jax.data.raw import is_raw, read_marked
-from tl_jax.metrics.srl import role_counts, total
+from tl_jax.metrics.spans import total
+from tl_jax.metrics.srl import role_counts
 from tl_jax.metrics.sums import Loss
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Model, Params
@@ -188,11 +189,11 @@ def records(
         text = texts[sentence]
         predicate = int(propositions.predicate[index])
         roles = [
-            {"role": label}
-            | text.passage(start, end)
-            | {"probability": round(float(chances[start:end].min()), 6)}
-            for label, start, end in spans(row)
-            if label != PREDICATE
+            {"role": kind}
+            | text.passage(begin, end)
+            | {"probability": round(float(chances[begin:end].min()), 6)}
+            for begin, end, kind in spans(row, "conlleval")
+            if kind != PREDICATE
         ]
         found.append(
             {

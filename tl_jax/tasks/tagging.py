@@ -16,9 +16,10 @@ import optax
 from jaxtyping import Float
 
 from tl_jax.data.conll import TaggedSentences, read_tagged, write_tagged
+from tl_jax.data.iob2 import Rule
 from tl_jax.data.raw import is_raw, read_sentences
 from tl_jax.files.errors import ConfigError, DataError
-from tl_jax.metrics.entities import Rule, entity_scores, klue_ner, tag_accuracy
+from tl_jax.metrics.entities import entity_scores, klue_ner, tag_accuracy
 from tl_jax.metrics.sums import Loss, Ratio, Sums
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Model, Params
@@ -100,7 +101,7 @@ def tagger(model: Model) -> Callable[[Params, Batch], Tagged]:
 def scores(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Scores words' tags: entities by both rules of `metrics.entities`, and accuracy.
+    """Scores words' tags: entities by both rules of `data.iob2`, and accuracy.
 
     ``conlleval_f1/X`` is the F1 of type X. Between legal tags the rules agree.
     """

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 
 from tl_jax.data.conll import TaggedSentences
 from tl_jax.data.examples import Examples, make_examples, ranges
+from tl_jax.data.iob2 import spans
 from tl_jax.data.propbank import Propositions
 from tl_jax.files.errors import DataError, did_you_mean
-from tl_jax.metrics.entities import entities
 from tl_jax.models.batch import Array
 from tl_jax.text.alignment import Aligned
 from tl_jax.text.located import Located
@@ -156,7 +156,7 @@ def mentions(text: Located, tagged: WordTags) -> list[dict[str, object]]:
             **text.passage(begin, end),
             "probability": round(float(tagged.probabilities[begin:end].min()), 6),
         }
-        for begin, end, kind in entities(tagged.tags, "IOB2")
+        for begin, end, kind in spans(tagged.tags, "IOB2")
     ]
 
 
