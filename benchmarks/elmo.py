@@ -15,7 +15,6 @@ the first one, which computes the states, and a later one, which reads them.
 Needs the extra ``peers``.
 """
 
-import json
 import math
 import os
 import tempfile
@@ -31,6 +30,7 @@ import jax
 import numpy as np
 import tyro
 from elmo_task import Sizes
+from results_file import append_table
 
 from tl_jax.interop.elmo import save_elmo
 from tl_jax.models.batch import Batch
@@ -239,10 +239,7 @@ def main(config: Config) -> None:
         epochs = list(cached_epochs(config))
         print(markdown(("", "before", "with the cache", "ratio", "compiling"), epochs))
         table += epochs
-    if config.results is not None:
-        with config.results.open("a", encoding="utf-8") as stream:
-            told = {"time": time.time(), "rows": table}
-            stream.write(json.dumps(told, ensure_ascii=False) + "\n")
+    append_table(config.results, table)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ half an hour on two cores. Needs the extra ``peers``.
 
 import gc
 import itertools
-import json
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ import jax
 import tyro
 from finetune_task import DROPOUT, EPOCHS, RATE, Task
 from peak_memory import peak_added_by
+from results_file import append_table
 
 from tl_jax.data.examples import Examples
 from tl_jax.data.packing import Layout
@@ -244,10 +244,7 @@ def main(config: Config) -> None:
         )
     head = ("", *(one.name for one in sides), "ratio", "compiling")
     print(markdown(head, table))
-    if config.results is not None:
-        with config.results.open("a", encoding="utf-8") as stream:
-            told = {"time": time.time(), "rows": table}
-            stream.write(json.dumps(told, ensure_ascii=False) + "\n")
+    append_table(config.results, table)
 
 
 if __name__ == "__main__":

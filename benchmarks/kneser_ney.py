@@ -40,6 +40,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tyro
 from jaxtyping import Bool, Float64, Int64
+from results_file import append
 
 from tl_jax.data.word_text import WordText, open_words
 from tl_jax.files.atomic import read_json
@@ -233,8 +234,7 @@ def main(config: Config) -> dict[str, Any]:
     if (config.run / RESULTS).exists():
         found["elmo"] = read_json(config.run / RESULTS)["dev"]
     if config.results is not None:
-        with open(config.results, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"run": config.run.name, **found}) + "\n")
+        append(config.results, {"run": config.run.name, **found})
     return found
 
 

@@ -19,7 +19,6 @@ allocator of its users. Needs the extra
 ``peers``.
 """
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,7 @@ import numpy as np
 import tyro
 from peak_memory import peak_added_by
 from pretrain_task import POSITIONS, Task, make_task
+from results_file import append_table
 
 from tl_jax.models.batch import Batch
 from tl_jax.runs.host_memory import keep_freed_memory
@@ -259,10 +259,7 @@ def main(config: Config) -> None:
         table = list(speed_rows(config, folder))
         table.append(memory_row(config, folder / "memory"))
     print(markdown(("", "tl_jax", "transformers + torch", "ratio", "compiling"), table))
-    if config.results is not None:
-        with config.results.open("a", encoding="utf-8") as stream:
-            told = {"time": time.time(), "rows": table}
-            stream.write(json.dumps(told, ensure_ascii=False) + "\n")
+    append_table(config.results, table)
 
 
 if __name__ == "__main__":

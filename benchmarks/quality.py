@@ -23,7 +23,6 @@ MiniLM takes minutes on two cores. Rates compare sides only if nothing ran besid
 Needs the extra ``peers``.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -42,6 +41,7 @@ from quality_task import (
     start_of,
     without_dropout,
 )
+from results_file import append, read
 
 from tl_jax.files.errors import ConfigError, did_you_mean
 from tl_jax.metrics.bootstrap import spread
@@ -137,8 +137,7 @@ def run_unit(config: Config, name: str, side: str, seed: int) -> None:
         "versions": {package: metadata.version(package) for package in PACKAGES},
         "time": time.time(),
     }
-    with config.results.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(result, ensure_ascii=False) + "\n")
+    append(config.results, result)
 
 
 def peers_metrics(task: Task, seed: int, start: Start | None) -> dict[str, float]:
@@ -150,10 +149,7 @@ def peers_metrics(task: Task, seed: int, start: Start | None) -> dict[str, float
 
 def read_results(config: Config) -> list[dict[str, Any]]:
     """The results of these weights, sizes and recipes."""
-    if not config.results.exists():
-        return []
-    lines = config.results.read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = read(config.results)
     return [row for row in rows if row["settings"] == config.settings(row["task"])]
 
 

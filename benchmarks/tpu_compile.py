@@ -39,6 +39,7 @@ import jax
 import numpy as np
 import tyro
 from jax.experimental import topologies
+from results_file import append, read
 
 from tl_jax.data.examples import make_examples
 from tl_jax.data.masking import NEXT_SENTENCE, Masking, mask
@@ -176,10 +177,9 @@ def search(case: Case, closeness: float, known: dict[Case, Any], file: Path) -> 
         asked = replace(case, rows=rows)
         if asked not in known:
             known[asked] = compiled(asked)
-            line = json.dumps({**asdict(asked), **known[asked]})
-            with file.open("a") as stream:
-                stream.write(line + "\n")
-            print(line, flush=True)
+            told = asdict(asked) | known[asked]
+            append(file, told)
+            print(json.dumps(told), flush=True)
         return known[asked]
 
     fits, fails = 0, None
@@ -201,17 +201,16 @@ def search(case: Case, closeness: float, known: dict[Case, Any], file: Path) -> 
                 rows = (fits + fails) // 2
 
 
-def read(file: Path) -> Iterator[tuple[Case, dict[str, Any]]]:
+def compiled_before(file: Path) -> Iterator[tuple[Case, dict[str, Any]]]:
     """Reads what has been compiled before."""
-    for line in file.read_text().splitlines() if file.exists() else []:
-        told = json.loads(line)
+    for told in read(file):
         case = Case(**{name: told.pop(name) for name in Case.__dataclass_fields__})
         yield case, told
 
 
 def main(config: Config) -> None:
     """Compiles what is asked for, and prints a table of the largest that fit."""
-    known = dict(read(config.results))
+    known = dict(compiled_before(config.results))
     print("chips size length placement remat | rows/chip state peak FLOPs collectives")
     for chips, size, length, placement, remat in product(
         config.chips, config.sizes, config.lengths, config.placements, config.remat

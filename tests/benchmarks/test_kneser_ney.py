@@ -1,8 +1,7 @@
 """The n-gram model that ELMo is measured by."""
 
-import importlib.util
+import importlib
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -15,17 +14,15 @@ from tl_jax.runs.pretrain_config import PretrainElmoConfig
 from tl_jax.runs.pretrain_elmo_setup import prepare_text
 from tl_jax.text.vocabulary import BEGIN_ID, END_ID, UNKNOWN_ID
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "kneser_ney.py"
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 VOCABULARY = 9
 
 
 @pytest.fixture(scope="module")
 def kneser_ney():
-    spec = importlib.util.spec_from_file_location("kneser_ney", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclass looks for it
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        return importlib.import_module("kneser_ney")
 
 
 def random_sentences(count, seed):
