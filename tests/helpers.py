@@ -57,11 +57,15 @@ def tiny_word_vectors(*, dropout: float = 0.1, **changes: Any) -> Model:
 
 
 def random_examples(
-    count: int, *, seed: int = 0, weights: np.ndarray | None = None
+    count: int,
+    *,
+    seed: int = 0,
+    weights: np.ndarray | None = None,
+    longest: int = LENGTH,
 ) -> Examples:
-    """Examples of 3 … 16 tokens; the label is told by the first one."""
+    """Examples of 3 … ``longest`` tokens; the label is told by the first one."""
     draw = np.random.default_rng(seed)
-    lengths = draw.integers(3, LENGTH + 1, count)
+    lengths = draw.integers(3, longest + 1, count)
     tokens = [draw.integers(0, VOCABULARY, n) for n in lengths]
     types = [(np.arange(n) >= n // 2).astype(int) for n in lengths]
     labels = np.array([t[0] % CLASSES for t in tokens], np.int32)
@@ -81,13 +85,15 @@ def uneven_batch(rows: int = 8, seed: int = 0) -> Batch:
     return pack(examples, np.arange(rows), padded(), epochs=seed)
 
 
-def drawn(model: Model, seed: int = 0) -> Params:
+def drawn(model: Model, seed: int = 0, batch: Batch | None = None) -> Params:
     """Random parameters, biases and scales as well, so that every part is heard.
 
-    Drawn by numpy in the shapes of the model's own, which compiles nothing.
+    Drawn by numpy in the shapes of the model's own, which compiles nothing. A model
+    that reads more than tokens needs a batch that has it.
     """
     draw = np.random.default_rng(seed)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), uneven_batch())
+    batch = uneven_batch() if batch is None else batch
+    shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
 
     def values(path: str, shape: tuple[int, ...]) -> jax.Array:
         centre = 1.0 if path.endswith("scale") else 0.0
