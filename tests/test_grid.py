@@ -20,11 +20,9 @@ from tl_jax.data.examples import Examples, TokenInputs, make_examples
 from tl_jax.data.masking import NEXT_SENTENCE, Masking, mask
 from tl_jax.data.packing import pack
 from tl_jax.models import heads
-from tl_jax.models.compose import Model, Params, compose, flatten_paths
+from tl_jax.models.compose import Model, compose, flatten_paths
 from tl_jax.models.elmo import ElmoConfig
 from tl_jax.models.elmo_encoder import CHARACTERS, Elmo, ElmoEncoderConfig
-from tl_jax.runs.config import FinetuneConfig
-from tl_jax.runs.elmo import ELMO_PLANS, elmo_stages
 from tl_jax.tasks import (
     classification,
     pretraining,
@@ -37,8 +35,12 @@ from tl_jax.tasks import (
 )
 from tl_jax.text.characters import word_characters
 from tl_jax.training.step import create_state, train_step
-from tl_jax.transfer.plans import Stage
-from tl_jax.transfer.presets import ENCODER_PLANS, WORD_VECTOR_PLANS, named_plan
+from tl_jax.transfer.presets import (
+    ELMO_PLANS,
+    ENCODER_PLANS,
+    WORD_VECTOR_PLANS,
+    named_plan,
+)
 
 TAGS, LENGTH, RATE = 5, 6, 1e-2
 BILM = ElmoConfig(
@@ -139,14 +141,6 @@ def plans_of(representation: str) -> tuple[str, ...]:
     return all_of_kind if whole else (all_of_kind[0], "freeze")
 
 
-def stages_of(name: str, params: Params) -> tuple[Stage, ...]:
-    """The stages of a plan; the word vectors beside ELMo count as read from a file."""
-    if "bilm" not in params["encoder"]:
-        return named_plan(name, params)
-    config = FinetuneConfig("tag", (), "", "", plan=name, vectors="vectors.txt")
-    return elmo_stages(config, params)
-
-
 def unread(path: str, head: nn.Module) -> bool:
     """True for what the loss does not depend on.
 
@@ -179,7 +173,7 @@ def test_every_head_learns_over_every_representation_under_every_plan(
     stages = {
         stage.plan: f"{name}, epoch {stage.epoch:g}"
         for name in plans_of(representation)
-        for stage in stages_of(name, params)
+        for stage in named_plan(name, params, vectors_read=True)
     }
     for plan, told in stages.items():
         optimizer = plan.optimizer(params, RATE, weight_decay=0.0)

@@ -104,7 +104,7 @@ def pretrain_vectors(config: PretrainVectorsConfig, out: Path) -> dict[str, Any]
       Interrupted: A signal came.
     """
     config.check()
-    config = _settled(config)
+    config = settled(config)
     with hold(out), exit_on_signal("no vectors were written"):
         refuse_used(out)
         sweep(out)
@@ -172,7 +172,7 @@ def _write(
     return {name: sha256_file(folder / name) for name in VECTORS}
 
 
-def _settled(config: PretrainVectorsConfig) -> PretrainVectorsConfig:
+def settled(config: PretrainVectorsConfig) -> PretrainVectorsConfig:
     """Fills in what the method decides."""
     defaults = (5, 5, 0.025) if config.method == "skipgram" else (15, 25, 0.05)
     names = ("window", "epochs", "learning_rate")
