@@ -140,7 +140,7 @@ FAULTS: list[tuple[str, bytes, str]] = [
     ("tag", b"a\tPER\n\n", "'PER' is no tag"),
     ("tag by blanks", b"a O\n\n", "2 columns, where the file has 3"),
     ("tag by blanks", b"\xff X O\n\n", BYTE),
-    ("klue-ner", "가\tI-A\n\n".encode(), "'I-A' may not follow 'O' in IOB2"),
+    ("klue-ner", "가\tA\n\n".encode(), "'A' is no tag"),
     ("klue-ner", b"\xff\tO\n\n", BYTE),
     ("klue-ner", "가 O\n\n".encode(), "1 columns, where the file has 2"),
     ("srl", b"0\t\xff\tX\ta\ta.01\t(V*)\n\n", BYTE),

@@ -270,7 +270,7 @@ def test_tags_of_tfds_are_checked_as_those_of_files(given: Prepare) -> None:
         assert wrong in str(caught.value)
     assert ", word 1: holds a NUL byte" in str(caught.value)
     rows = read_tagged("tfds:given", on_bad="skip")
-    assert (rows.sentences, rows.skipped) == ([["a", "b"]], 5)
+    assert (rows.sentences, rows.skipped) == ([["a", "b"], ["c", "d"]], 4)
 
 
 ROLE = {"sentence": 0, "words": ["He", "ran"], "predicate": 1, "lemma": "run"}

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,6 +24,7 @@ Scheme = Literal["IOB2", "IOB1", "IO", "BIOES", "BILOU"]
 
 LONGEST = 1000  # tokens; a sentence of more has lost its blank lines
 DOCUMENT = "-DOCSTART-"
+KLUE = "## "  # before a sentence's id, a tab and its text
 _TAG = re.compile(r"O|[BIESLU]-.+")
 _COMMENT = re.compile(r"#+ ")
 _BLANKS = re.compile("[ \t]+")
@@ -43,6 +44,7 @@ class TaggedSentences:
       comments: The comments and ``-DOCSTART-`` lines before each sentence.
       scheme: What the tags were written in; None if they were not read.
       skipped: How many bad sentences were left out.
+      notes: What was read otherwise than it stands.
       located: The texts of the sentences, where they were cut out of raw ones.
     """
 
@@ -53,6 +55,7 @@ class TaggedSentences:
     comments: list[list[str]]
     scheme: Scheme | None
     skipped: int = 0
+    notes: tuple[str, ...] = ()
     located: list[Located] | None = None
 
     def __len__(self) -> int:
@@ -102,9 +105,12 @@ def read_tagged(
     """Reads one or more files, in order; `scheme` tells how the tags were written.
 
     A line of blanks ends a sentence, and so does ``-DOCSTART-``. A comment stands
-    before a sentence's first token and begins with ``# `` or ``## ``; where blanks part
-    the fields, only if it cannot be a token's line. Where tabs do, a token may be a
-    blank, as some of KLUE-NER's characters are.
+    before a sentence's first token, begins with ``# `` or ``## ``, and cannot be a
+    token's line; where tabs part the fields, ``## `` always is one, as in KLUE-NER, and
+    a token may be a blank, as some of its characters are.
+
+    A tag that its scheme does not allow where it stands is read as conlleval reads it,
+    an entity's beginning, and that is noted.
 
     A data set of TFDS has its tokens in a sequence of strings (tokens, words or
     characters) and its tags in one of labels or strings (ner, ner_tags, tags, labels).
@@ -125,8 +131,7 @@ def read_tagged(
       SourceError: A data set of TFDS cannot be had.
       DataError: A file is missing or empty or has no good sentence; or a sentence is
         bad: not UTF-8, NUL, another number of columns than the file has, no token, more
-        than 1,000 tokens, something that is no tag, a tag that the scheme does not
-        allow where it stands.
+        than 1,000 tokens, something that is no tag or none of the scheme.
     """
     paths = [files] if isinstance(files, (str, Path)) else list(files)
     if not paths:
@@ -147,23 +152,24 @@ def read_tagged(
         good = [b for b in good if not _tell(b, _tag_faults(_tags(b)), problems)]
         raw = [_tags(block) for block in good]
         scheme = detect_scheme(raw)
-        legal = [
-            not _tell(block, _illegal(tags, scheme), problems)
+        good = [
+            block
             for block, tags in zip(good, raw, strict=True)
+            if not _tell(block, _foreign(tags, scheme), problems)
         ]
-        good = [block for block, fine in zip(good, legal, strict=True) if fine]
-        raw = [tags for tags, fine in zip(raw, legal, strict=True) if fine]
+        raw = [_tags(block) for block in good]
     problems.finish()
     if not good:
         raise DataError(f"{', '.join(map(str, paths))}: there is no good sentence.")
     return TaggedSentences(
         sentences=[[row[block.token] for row in block.rows] for block in good],
-        tags=None if scheme is None else [to_iob2(tags, scheme) for tags in raw],
+        tags=None if scheme is None else [to_iob2(tags) for tags in raw],
         places=[block.place for block in good],
         lines=[block.lines for block in good],
         comments=[block.comments for block in good],
         scheme=scheme,
         skipped=len(blocks) - len(good),
+        notes=() if scheme is None else _mended(good, scheme),
     )
 
 
@@ -223,22 +229,23 @@ def detect_scheme(tags: Iterable[Sequence[str]]) -> Scheme:
     return "IOB2" if bare_inside <= early_begin else "IOB1"
 
 
-def to_iob2(tags: Sequence[str], scheme: Scheme) -> list[str]:
-    """Rewrites one sentence's tags, which must be legal, as IOB2."""
-    if scheme == "IOB2":
-        return list(tags)
+def to_iob2(tags: Sequence[str]) -> list[str]:
+    """Rewrites one sentence's tags, of any scheme, as IOB2.
+
+    An entity begins where conlleval lets one begin: at B, S and U, after O, E, S, L and
+    U, and where the type changes.
+    """
     found = []
     for before, tag in pairwise(["O", *tags]):
-        begins = tag[0] in "BSU"
-        if scheme in ("IOB1", "IO"):
-            begins = begins or before == "O" or before[2:] != tag[2:]
-        found.append(tag if tag == "O" else f"{'B' if begins else 'I'}-{tag[2:]}")
+        goes_on = before[0] in "BI" and before[2:] == tag[2:] and tag[0] not in "BSU"
+        found.append(tag if tag == "O" else f"{'I' if goes_on else 'B'}-{tag[2:]}")
     return found
 
 
 def iob2_fault(tags: Sequence[str]) -> tuple[int, str] | None:
     """Finds the first of one sentence's tags that is none of IOB2, and says why."""
-    return next(iter(_tag_faults(tags)), None) or next(_illegal(tags, "IOB2"), None)
+    wrong = chain(_tag_faults(tags), _foreign(tags, "IOB2"), _illegal(tags, "IOB2"))
+    return next(wrong, None)
 
 
 def _prepared(
@@ -302,7 +309,8 @@ def _blocks(
             place = f"{path}:{number - len(lines) + 1}"
             yield _Block(str(path), place, lines, comments, rows, *columns)
             comments, lines = [], []
-        remark = not lines and _COMMENT.match(line) and (tabs or not is_row(line))
+        surely = tabs and (not labelled or line.startswith(KLUE))
+        remark = not lines and _COMMENT.match(line) and (surely or not is_row(line))
         if document or remark:
             comments.append(line)
         elif not blank:
@@ -317,7 +325,9 @@ def _fields(lines: Sequence[str], tabs: bool) -> list[list[str]]:
 
 def _with_last(line: str, tag: str, tabs: bool) -> str:
     """Adds a field to a line, after what stands between its others."""
-    return line + ("\t" if tabs or "\t" in line else " ") + tag
+    if tabs or "\t" in line:
+        return f"{line}\t{tag}"
+    return f"{line.rstrip(' ')} {tag}"
 
 
 def _tags(block: _Block) -> list[str]:
@@ -375,20 +385,38 @@ def _tag_faults(tags: Sequence[str]) -> _Faults:
             yield token, f"{_short(tag)} is no tag; tags are O, B-TYPE, I-TYPE, …"
 
 
-def _illegal(tags: Sequence[str], scheme: Scheme) -> Iterator[tuple[int, str]]:
-    """Finds the tags that may not stand where they do."""
+def _foreign(tags: Sequence[str], scheme: Scheme) -> _Faults:
+    """Finds the tags that are another scheme's."""
     alphabet = {"BIOES": "BIOES", "BILOU": "BILOU"}.get(scheme, "BIO")
-    for token, (before, tag) in enumerate(pairwise(["O", *tags, "O"])):
-        goes_on = before != "O" and before[2:] == tag[2:]
+    for token, tag in enumerate(tags):
         if tag[0] not in alphabet:
             yield token, f"{_short(tag)} is no tag of {scheme}"
-        elif scheme in ("BIOES", "BILOU"):
+
+
+def _illegal(tags: Sequence[str], scheme: Scheme) -> Iterator[tuple[int, str]]:
+    """Finds the tags that may not stand where they do."""
+    for token, (before, tag) in enumerate(pairwise(["O", *tags, "O"])):
+        goes_on = before != "O" and before[2:] == tag[2:]
+        if scheme in ("BIOES", "BILOU"):
             is_open = before.translate(_BILOU)[0] in "BI" and before != "O"
             inside = tag.translate(_BILOU)[0] in "IE"
             if is_open != inside or (inside and not goes_on):
                 yield min(token, len(tags) - 1), _told(tag, before, scheme)
         elif tag[0] == {"IOB2": "I", "IOB1": "B"}.get(scheme) and not goes_on:
             yield token, _told(tag, before, scheme)
+
+
+def _mended(blocks: Sequence[_Block], scheme: Scheme) -> tuple[str, ...]:
+    """Notes that tags which may not stand where they do were read all the same."""
+    found = [
+        f"{word_place(block.place, token)}: {wrong}"
+        for block in blocks
+        for token, wrong in _illegal(_tags(block), scheme)
+    ]
+    if not found:
+        return ()
+    more = f", and {len(found) - 1:,} more such tags" if len(found) > 1 else ""
+    return (f"{found[0]}{more}; read as conlleval does",)
 
 
 def _told(tag: str, before: str, scheme: Scheme) -> str:

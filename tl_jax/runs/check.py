@@ -184,6 +184,8 @@ def _facts(part: str, name: str, rows: Any, view: _View) -> Iterator[str]:
     for column, texts in view.samples.texts.items():
         facts[column] = lengths_told(words(texts))
     facts |= view.facts
+    for note in getattr(rows, "notes", ()):
+        facts["note"] = note
     width = max(map(len, facts))
     for fact, told in facts.items():
         yield f"  {fact:{width}}  {told}"

@@ -16,6 +16,7 @@ ORIGIN = (
     "files",
     "columns",
     "skipped",
+    "notes",
     "comments",
     "lines",
     "fields",
@@ -60,12 +61,14 @@ def read_part(
 ) -> Part:
     """Reads files as one part (train, dev, test) of a run's data, or as a whole.
 
-    What is bad and left out, if `on_bad` is so, is told.
+    What is bad and left out, if `on_bad` is so, is told, and what the rows note.
     """
     rows = task.read(name, part, on_bad=config.on_bad, labelled=labelled)
     told = name if isinstance(name, str) else " ".join(name)
     if rows.skipped:
         tell(f"{told}: {rows.skipped:,} of it could not be read and are left out")
+    for note in getattr(rows, "notes", ()):
+        tell(f"{told}: {note}")
     return Part(told, rows)
 
 
