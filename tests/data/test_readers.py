@@ -288,3 +288,15 @@ def test_a_text_may_begin_as_an_archive_does(tmp_path):
     file.write_bytes(b"PK\x03\x04")
     with pytest.raises(DataError, match="is compressed"):
         read_labelled(file)
+
+
+def test_rows_without_a_gold_label_are_left_out_and_noted(write):
+    """SNLI's placeholder; in any other column a dash is a label like others."""
+    rows = "sentence1\tsentence2\t{}\na\tb\t-\nc\td\tneutral\n"
+    found = read_labelled(write("a.tsv", rows.format("gold_label")))
+    assert found.labels == ["neutral"]
+    assert found.skipped == 0
+    assert found.notes == ("1 rows have no gold label (-): left out",)
+    kept = read_labelled(write("b.tsv", rows.format("label")))
+    assert kept.labels == ["-", "neutral"]
+    assert not kept.notes

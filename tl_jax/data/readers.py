@@ -16,6 +16,9 @@ PAIR_COLUMNS = (
     ("premise", "hypothesis"),
 )
 LABEL_COLUMNS = ("label", "gold_label", "score")
+# SNLI and MNLI: what stands for a label where the annotators did not agree; such rows
+# are neither for training nor for evaluation (Bowman et al. 2015, section 2.3).
+GOLD, NO_CONSENSUS = "gold_label", "-"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class LabelledTexts:
       places: ``FILE:LINE`` of each row.
       columns: The names of the columns read: text, pair and label, as far as there.
       skipped: How many bad rows were left out.
+      notes: What else was left out.
     """
 
     texts: list[str]
@@ -55,6 +59,7 @@ class LabelledTexts:
     places: list[str]
     columns: tuple[str, ...]
     skipped: int = 0
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -116,7 +121,8 @@ def read_labelled(
 
     Columns that are not named are recognised: first the pairs (sentence1, sentence2),
     (question, sentence), (premise, hypothesis), if both of a pair are there; then
-    sentence, text, document, review; for the label: label, gold_label, score.
+    sentence, text, document, review; for the label: label, gold_label, score. Rows
+    whose gold_label is "-" are left out, and that is noted.
 
     Args:
       files: As for :func:`read_table`, as are the arguments not named here.
@@ -138,12 +144,15 @@ def read_labelled(
     label = (columns.label or next(usual, None)) if labelled else None
     names = tuple(name for name in (text, pair, label) if name is not None)
     kept: list[int] = []
+    undecided = 0
     for i, row in enumerate(zip(*map(table.column, names), strict=True)):
         lacking = [n for n, v in zip(names, row, strict=True) if v is None]
         if label and not lacking and not (row[-1] or "").strip():
             lacking = [label]
         if lacking:
             problems.add(table.place(i), f"no value in {' and '.join(lacking)}")
+        elif label == GOLD and row[-1] == NO_CONSENSUS:
+            undecided += 1
         else:
             kept.append(i)
     problems.finish()
@@ -161,6 +170,11 @@ def read_labelled(
         places=[table.place(i) for i in kept],
         columns=names,
         skipped=problems.count,
+        notes=(
+            (f"{undecided:,} rows have no gold label ({NO_CONSENSUS}): left out",)
+            if undecided
+            else ()
+        ),
     )
 
 
