@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -107,6 +107,7 @@ def evaluate(
     *,
     data: str,
     part: str | None = None,
+    on_bad: Literal["raise", "skip"] | None = None,
     batch_size: int = 64,
     as_json: JsonFlag = False,
 ) -> None:
@@ -116,12 +117,14 @@ def evaluate(
         run: The run directory.
         data: Labelled data: a file or tfds:NAME/CONFIG[:SPLIT].
         part: Only this part (train, dev, test) of data that the run cut by --split.
+        on_bad: What becomes of rows that cannot be read: raise, or skip (at most 100);
+            by default as for the run's own data.
         batch_size: Examples at a time; it does not change the scores.
         as_json: Print one JSON object.
     """
     from tl_jax.runs.evaluate import evaluate as scores_of
 
-    scores = scores_of(run, data, batch_size, part)
+    scores = scores_of(run, data, batch_size, part, on_bad)
     if as_json:
         print_json(scores)
         return

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -112,7 +112,11 @@ def open_run(run: Path) -> OpenRun:
 
 
 def evaluate(
-    run: Path, data: str, batch_size: int = EVAL_BATCH, part: str | None = None
+    run: Path,
+    data: str,
+    batch_size: int = EVAL_BATCH,
+    part: str | None = None,
+    on_bad: Literal["raise", "skip"] | None = None,
 ) -> dict[str, Any]:
     """Scores a run's best checkpoint on labelled data, each example exactly once.
 
@@ -121,6 +125,8 @@ def evaluate(
       data: Labelled data.
       batch_size: Examples at a time.
       part: Only this part of data that the run cut by titles (`split`).
+      on_bad: What becomes of rows that cannot be read, raise or skip; by default as for
+        the run's own data.
 
     Returns:
       ``{"metrics": {"accuracy": …, …}, "examples": n}``.
@@ -134,7 +140,9 @@ def evaluate(
     opened = open_run(run)
     if part is not None and opened.setup.config.split is None:
         raise ConfigError(f"--part {part}: {run} did not cut its data by --split.")
-    read = read_part(data, part, opened.task, opened.setup.config)
+    config = opened.setup.config
+    config = replace(config, on_bad=on_bad or config.on_bad)
+    read = read_part(data, part, opened.task, config)
     judged = opened.judge(read, labelled=True, batch_size=batch_size)
     return {"metrics": judged.metrics, "examples": len(read.rows)}
 
