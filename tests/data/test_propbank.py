@@ -10,6 +10,7 @@ from tl_jax.data.iob2 import spans
 from tl_jax.data.propbank import (
     brackets,
     read_propositions,
+    settle,
     write_propositions,
 )
 from tl_jax.files.errors import ConfigError, DataError
@@ -280,6 +281,7 @@ def test_brackets_are_legal_whatever_was_predicted(tags, data):
 
 def test_a_role_that_covers_its_predicate_is_cut_there():
     tags = ["B-A", "I-A", "I-A", "B-V", "O"]
+    assert settle(tags, 1) == ["B-A", "B-V", "B-A", "O", "O"]
     assert brackets(tags, 1) == ["(A*)", "(V*)", "(A*)", "*", "*"]
     assert brackets(tags, 0) == ["(V*)", "(A*", "*)", "*", "*"]
     assert brackets(tags, 3) == ["(A*", "*", "*)", "(V*)", "*"]

@@ -29,6 +29,7 @@ from tl_jax.text.located import Located, join
 
 FIELDS = ("index", "word", "part of speech", "lemma", "roleset")
 PREDICATE = "V"
+OUTSIDE = "O"
 NOTHING = "-"  # the lemma and the roleset of a word that is no predicate
 LONGEST = 1000  # words; a sentence of more has lost its blank line
 _BRACKET = re.compile(r"(?:\(([^()*\s]+))?\*(\))?")
@@ -198,12 +199,12 @@ def write_propositions(
     atomic.write_text(path, "\n".join(lines) + "\n")
 
 
-def brackets(tags: Sequence[str], predicate: int) -> list[str]:
-    """Writes BIO tags as a predicate's column.
+def settle(tags: Sequence[str], predicate: int) -> list[str]:
+    """Makes predicted BIO tags those of a predicate, as its column can hold them.
 
-    Which word is the predicate is given, not predicted: ``(V*`` stands there and
-    nowhere else. A predicted V elsewhere is dropped; a role that covers the predicate
-    is cut there.
+    Which word is the predicate is given, not predicted: V begins there and nowhere
+    else. A predicted V elsewhere is dropped; a role that covers the predicate is cut
+    there.
     """
     said = spans(tags, "conlleval")
     own = [s for s in said if s.kind == PREDICATE and s.begin == predicate]
@@ -211,8 +212,16 @@ def brackets(tags: Sequence[str], predicate: int) -> list[str]:
     for span in said:
         if span.kind != PREDICATE:
             found += _around(span, predicate)
-    cells = ["*"] * len(tags)
+    settled = [OUTSIDE] * len(tags)
     for begin, end, kind in found:
+        settled[begin:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - begin - 1)]
+    return settled
+
+
+def brackets(tags: Sequence[str], predicate: int) -> list[str]:
+    """Writes BIO tags as a predicate's column, once they are settled (`settle`)."""
+    cells = ["*"] * len(tags)
+    for begin, end, kind in spans(settle(tags, predicate), "conlleval"):
         cells[begin] = f"({kind}*"
         cells[end - 1] += ")"
     return cells

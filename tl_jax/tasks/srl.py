@@ -22,6 +22,7 @@ from tl_jax.data.propbank import (
     PREDICATE,
     Propositions,
     read_propositions,
+    settle,
     write_propositions,
 )
 from tl_jax.data.raw import is_raw, read_marked
@@ -359,7 +360,11 @@ class Srl:
     ) -> Judged:
         """The best roles of each predicate."""
         starts = encoded.source
-        tags = decode([best.tags for best in found], starts, labels)
+        decoded = decode([best.tags for best in found], starts, labels)
+        tags = [
+            settle(row, int(predicate))
+            for row, predicate in zip(decoded, rows.predicate, strict=True)
+        ]
         chances = [
             best.probabilities[first] for best, first in zip(found, starts, strict=True)
         ]  # of words that did not fit anything: they bear no role
