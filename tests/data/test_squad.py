@@ -336,7 +336,7 @@ def test_predictions_are_written_as_the_scripts_read_them(tmp_path):
     path = tmp_path / "predictions.json"
     write_predictions(path, {"q1": "서울", "q2": ""}, {"q1": -3.5, "q2": 1.25})
     assert json.loads(path.read_text()) == {"q1": "서울", "q2": ""}
-    odds = tmp_path / "null_odds.json"
+    odds = tmp_path / "predictions_null_odds.json"
     assert json.loads(odds.read_text()) == {"q1": -3.5, "q2": 1.25}
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     with pytest.raises(ValueError, match="JSON"):

@@ -185,7 +185,7 @@ def test_tokens_are_learnt_scored_predicted_and_verified(
     if task == "span":
         texts = json.loads(output.read_text())
         assert set(texts) == {f"q{n}" for n in range(50)}
-        odds = json.loads((tmp_path / "null_odds.json").read_text())
+        odds = json.loads((tmp_path / "predicted_null_odds.json").read_text())
         assert odds.keys() == texts.keys()
         right = sum(
             texts[qa["id"]] == (qa["answers"][0]["text"] if qa["answers"] else "")

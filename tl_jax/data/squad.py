@@ -176,7 +176,7 @@ def write_predictions(
       path: The file, such as ``predictions.json``.
       predictions: The answer to each question by its id; ``""`` for none.
       null_odds: By id, the score of no answer above that of the best span. They go
-        into ``null_odds.json`` beside it, which SQuAD v2's script takes as
+        into ``STEM_null_odds.json`` beside it, which SQuAD v2's script takes as
         ``--na-prob-file``, to find the best threshold. Its scores are then those at
         ``--na-prob-thresh``, by default 1: name the threshold answered by.
 
@@ -184,7 +184,8 @@ def write_predictions(
       ValueError: Some odds are not finite; neither file is touched.
     """
     if null_odds is not None:
-        atomic.write_json(path.with_name("null_odds.json"), dict(null_odds))
+        odds = path.with_name(f"{path.stem}_null_odds.json")
+        atomic.write_json(odds, dict(null_odds))
     atomic.write_json(path, dict(predictions))
 
 
