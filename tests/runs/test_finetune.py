@@ -174,7 +174,7 @@ def test_gradual_unfreezing_runs_through_its_stages(
     encoder_config: FinetuneConfig, tmp_path: Path, tiny: Path
 ) -> None:
     run = tmp_path / "run"
-    finetune(replace(encoder_config, plan="gradual", epochs=3, test=None), run)
+    told = finetune(replace(encoder_config, plan="gradual", epochs=3, test=None), run)
     _, weights = load(str(tiny / "bert"))
     newest = committed(run / "checkpoints")[-1]
     like = {"params": {"encoder": weights}}
@@ -184,6 +184,9 @@ def test_gradual_unfreezing_runs_through_its_stages(
     # Two layers: head and pooler from epoch 0, layer 1 from 1, layer 0 from 2; the
     # embeddings would follow in epoch 3.
     assert {path.split("/")[0] for path in moved} == {"layer_0", "layer_1", "pooler"}
+    # Of which the result tells, too, and of the head's.
+    sizes = [x.size for k, x in now.items() if not k.startswith("embeddings/")]
+    assert 0 < told["trained"] - sum(sizes) < 100
 
 
 def test_a_nan_stops_and_names_the_examples(

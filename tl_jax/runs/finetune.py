@@ -183,7 +183,11 @@ def _train(
 
 def _introduce(job: Job, training: Training, run: Path, state: TrainState) -> None:
     """Shows what is trained on what, where, before it begins."""
+    epochs = job.setup.config.epochs
     for stage in training.stages:
+        if stage.epoch >= epochs:
+            tell(f"\nno stage from epoch {stage.epoch:g} on: --epochs {epochs}")
+            break
         if len(training.stages) > 1:
             tell(f"\nfrom epoch {stage.epoch:g}:")
         tell(stage.plan.table(state.params))

@@ -41,7 +41,9 @@ def write_results(
     Raises:
       Interrupted: A stop was requested; resuming does at most this again.
     """
-    plan = stages_from_json(job.setup.plan)[-1].plan
+    epochs = job.setup.config.epochs
+    stages = stages_from_json(job.setup.plan)
+    plan = [stage.plan for stage in stages if stage.epoch < epochs][-1]
     found: dict[str, list[Any]] = {}
     for name in sorted(job.parts.keys() - {"train"}):
         outputs = predict(params, job.encoded[name].examples, stop)
