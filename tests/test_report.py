@@ -261,7 +261,7 @@ def test_each_task_has_its_row_and_picture(task: str, tmp_path: Path) -> None:
         "test",
     ]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:4] == [str(run), task, "encoder", "full"]
+    assert cells[:4] == [str(run), task, "where/encoder", "full"]
     assert cells[-2:] == ["50.00", "–"]
     assert blank == ""
     assert told == f"picture: {run / 'report.png'}"

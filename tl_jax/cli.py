@@ -144,8 +144,9 @@ def predict(run: Run, *, input: str, output: Path) -> None:
             question and context, for srl with text (or words) and predicates, each the
             number of a word or [first, one past the last] character.
         output: .jsonl: one object a row, with its number among the rows from 0 (blank
-            lines are none). Else span: the official scripts' JSON; tag and
-            srl: the input's columns and the prediction.
+            lines are none). Else span: the official scripts' JSON, and where there may
+            be no answer the odds of that in OUTPUT's name with _null_odds; tag and srl:
+            the input's columns and the prediction.
     """
     from tl_jax.runs.evaluate import predict as write_predictions
 
@@ -215,12 +216,18 @@ def report(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
     from tl_jax.perplexities import report_pretraining
     from tl_jax.report import report as report_runs
     from tl_jax.runs.pretraining import kind_of
+    from tl_jax.vector_scores import report_vectors, trained_vectors
 
+    if not runs:
+        raise ConfigError("Name the run directories that are to be compared.")
     pretrained = [run for run in runs if kind_of(run)]
-    if others := [run for run in runs if run not in pretrained]:
+    vectors = [run for run in runs if trained_vectors(run)]
+    if others := [run for run in runs if run not in (*pretrained, *vectors)]:
         print(report_runs(others))
     if pretrained:
         print(report_pretraining(pretrained))
+    if vectors:
+        print(report_vectors(vectors))
 
 
 def export(run: Run, *, to: Path) -> None:

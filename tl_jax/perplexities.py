@@ -91,7 +91,8 @@ def draw_perplexities(
     axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("perplexity")
-    axes.set_title("perplexity by direction", loc="left", fontsize=10)
+    title = "perplexity by direction" if len(found) > 1 else "perplexity"
+    axes.set_title(title, loc="left", fontsize=10)
     if axes.lines:
         axes.legend(frameon=False, fontsize=9)
 

@@ -292,7 +292,7 @@ def _summary(run: Path) -> tuple[str, ...]:
         f"{percent * parts[part]['metrics'][score]:.2f}" if part in parts else "–"
         for part in ("dev", "test")
     ]
-    weights = config.weights.rpartition("/")[2]
+    weights = "/".join(config.weights.split("/")[-2:])
     rate = f"{config.learning_rate:g}"
     told = (config.task, weights, str(config.plan), rate, str(config.seed), score)
     return (str(run), *told, *scores)

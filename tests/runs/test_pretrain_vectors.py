@@ -4,13 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tl_jax.files.errors import ConfigError, NonFiniteError
+from tl_jax.files.errors import ConfigError, DataError, NonFiniteError
 from tl_jax.interop.word_vectors import read_word_vectors
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.job import prepare
 from tl_jax.runs.pretrain_vectors import PretrainVectorsConfig, pretrain_vectors
 from tl_jax.text.subwords import load_tokenizer
 from tl_jax.training.log import read_log, without_clock
+from tl_jax.vector_scores import report_vectors, trained_vectors
 
 SIZE = 12
 
@@ -146,3 +147,39 @@ def test_a_loss_that_is_not_finite_stops_it(tmp_path, text):
     with pytest.raises(NonFiniteError, match="lower --learning-rate"):
         pretrain_vectors(config, tmp_path / "run")
     assert not (tmp_path / "run/word2vec.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "lines", "changes"),
+    [
+        ("glove", "a\nb\n" * 20, {}),
+        ("skipgram", "a\nb\n" * 20, {}),
+        ("skipgram", "a b\n", {"sample": 1e-3}),  # all words are thinned out
+    ],
+)
+def test_text_without_neighbours_is_told_and_gives_no_vectors(
+    tmp_path, method, lines, changes
+):
+    text = tmp_path / "text.txt"
+    text.write_text(lines)
+    config = config_of(method, text, min_count=1, **changes)
+    with pytest.raises(DataError, match=r"text\.txt: no two words"):
+        pretrain_vectors(config, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("word2vec*"))
+
+
+def test_report_tells_the_scores_of_vectors(tmp_path, text):
+    judged = tmp_path / "pairs.tsv"
+    judged.write_text("cat0\tcat1\t9\ncat4\tcar4\t1\ncat0\tdog\t5\n")
+    config = config_of("skipgram", text, epochs=1, similarity=(str(judged),))
+    found = pretrain_vectors(config, tmp_path / "scored")["similarity"]["pairs"]
+    pretrain_vectors(config_of("glove", text, epochs=1), tmp_path / "plain")
+    runs = [tmp_path / "scored", tmp_path / "plain"]
+    assert all(map(trained_vectors, runs))
+    assert not trained_vectors(tmp_path)
+    head, _, *rows = report_vectors(runs).splitlines()
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in (head, *rows)]
+    assert cells[0][-1] == "pairs"
+    assert cells[1][:3] == [str(runs[0]), "skipgram", str(SIZE)]
+    assert cells[1][-1] == f"{100 * found['spearman']:.1f} (67%)"
+    assert cells[2][-1] == "–"

@@ -29,7 +29,7 @@ from tl_jax.data.corpus import Corpus, read_corpus, read_lines
 from tl_jax.data.pairs import SkipGramStream
 from tl_jax.data.stream import prefetch
 from tl_jax.files.atomic import sweep, write_json
-from tl_jax.files.errors import NonFiniteError
+from tl_jax.files.errors import DataError, NonFiniteError
 from tl_jax.files.locks import hold
 from tl_jax.files.manifest import sha256_file
 from tl_jax.interop.word_vectors import (
@@ -271,11 +271,12 @@ def _follow(
     """Logs reports one call late; returns the last epoch's mean loss, and the vectors.
 
     Raises:
+      DataError: There was nothing to learn from.
       NonFiniteError: The loss is not finite any more.
     """
     truncate_log(log, -1)
     began = told = time.monotonic()
-    sums, epoch, last = np.zeros(2), -1, None
+    sums, epoch, last, seen = np.zeros(2), -1, None, 0.0
     with MetricsLog(log) as metrics:
         for report in _late(reports):
             last = report
@@ -284,6 +285,7 @@ def _follow(
                 raise NonFiniteError(
                     f"The loss is {loss} at step {report.step}; lower --learning-rate."
                 )
+            seen += count
             sums = np.array([loss, count]) + (sums if report.epoch == epoch else 0)
             epoch, now = report.epoch, time.monotonic()
             mean = loss / max(count, 1)
@@ -296,14 +298,21 @@ def _follow(
                     f"{report.done:4.0%}  epoch {epoch + 1}/{each}  loss {mean:.4f}  "
                     f"lr {report.rate:.2e}  {rate:,.0f} tokens/s"
                 )
-    assert last is not None
+    if last is None or not seen:
+        raise DataError(
+            f"{', '.join(config.text)}: no two words that are kept stand within a "
+            "window, so there is nothing to learn from. Give more text, longer lines, "
+            "a lower --min-count, or --sample 0."
+        )
     return float(sums[0] / max(sums[1], 1)), result(config.method, last.vectors)
 
 
 def _late(reports: Iterator[Report]) -> Iterator[Report]:
     """Yields each report when the next steps are dispatched: none is awaited."""
-    before = next(reports)
+    before = None
     for report in reports:
-        yield before
+        if before is not None:
+            yield before
         before = report
-    yield before
+    if before is not None:
+        yield before
