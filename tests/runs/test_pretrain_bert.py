@@ -305,3 +305,13 @@ def test_korean_is_refused_on_an_uncased_vocabulary(
     change = {"config": None, "from_weights": str(tiny / "bert"), "text": (str(file),)}
     with pytest.raises(ConfigError, match="Hangul"):
         pretrain_bert(replace(config, **change), tmp_path / "run")
+
+
+def test_pairs_need_an_encoder_that_tells_segments_apart(
+    config: PretrainBertConfig, tmp_path: Path
+) -> None:
+    sizes = tmp_path / "sizes.json"
+    sizes.write_text(json.dumps(SIZES | {"type_vocab_size": 1}))
+    one = replace(config, config=str(sizes))
+    with pytest.raises(ConfigError, match="Next-sentence prediction needs two seg"):
+        pretrain_bert(one, tmp_path / "run")

@@ -184,6 +184,9 @@ def test_a_pair_is_framed_as_roberta_does(files):
     assert (tokenizer.specials(pair=False), tokenizer.specials(pair=True)) == (2, 4)
     assert tokenizer.frame(a[:0], b[:0]).tokens.tolist() == [0, 2, 2, 2]
     assert {pair.tokens.dtype, pair.types.dtype} == {np.dtype("int32")}
+    for wrong in (("ab", None), (["a"], "b")):
+        with pytest.raises(ConfigError, match=r"a single one is \[text\]"):
+            tokenizer.encode(*wrong, max_length=16)
     with pytest.raises(ConfigError, match="need 5"):
         tokenizer.encode(["a"], ["b"], max_length=4)
 

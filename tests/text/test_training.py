@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 
+from tl_jax.files.errors import ConfigError
 from tl_jax.text.training import train_wordpiece
 
 # Many pairs are equally frequent, so ties decide what is merged.
@@ -53,3 +54,11 @@ def test_rare_characters_leave_room_for_longer_pieces() -> None:
     assert {"영화", "영화관"} <= pieces.keys()
     single = [p for p in pieces if len(p.removeprefix("##")) == 1]
     assert len(single) <= 60
+
+
+def test_a_small_vocabulary_is_not_exceeded() -> None:
+    """Special pieces and characters alone took eight of five or seven pieces."""
+    for size in range(8, 24):
+        assert train_wordpiece(["a b ab"] * 5 + TEXTS, size).vocab_size <= size
+    with pytest.raises(ConfigError, match="A vocabulary of 7: at least 8 pieces"):
+        train_wordpiece(["a b ab"], 7)

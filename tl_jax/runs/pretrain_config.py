@@ -131,6 +131,7 @@ class PretrainBertConfig:
         least = {"epochs": 1, "steps": 1, "passes": 1, "batch_size": 1, "devices": 1}
         least |= {"accumulate": 1, "max_predictions": 1, "eval_every": 1}
         least |= {"save_every": 1, "max_skipped": 0, "learning_rate": 0}
+        least |= {"vocab_size": 8}
         least |= {"weight_decay": 0, "clip": 0}
         problems += out_of_range(self, least, ("warmup", "short_rate"))
         if problems:

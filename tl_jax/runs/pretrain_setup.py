@@ -29,7 +29,7 @@ from tl_jax.interop.bert_config import (
 )
 from tl_jax.interop.bert_names import FAMILIES
 from tl_jax.interop.huggingface import load_bert, load_bert_model
-from tl_jax.models.bert import Bert, BertConfig
+from tl_jax.models.bert import Bert, BertConfig, require_segments
 from tl_jax.models.compose import Model, Params, compose, init_from
 from tl_jax.runs.pretrain_config import PretrainBertConfig, Size
 from tl_jax.runs.pretraining import DATA, text_hash
@@ -265,6 +265,8 @@ def _check_sizes(
             f"The tokenizer has {tokenizer.vocab_size:,} pieces and the weights' "
             f"embedding {encoder.vocab_size:,}: take the tokenizer of the weights."
         )
+    if config.nsp:
+        require_segments(encoder, "Next-sentence prediction")
     if config.max_length > encoder.max_positions:
         raise ConfigError(
             f"--max-length {config.max_length}: this encoder has "

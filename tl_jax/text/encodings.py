@@ -76,9 +76,11 @@ def encode(
 
     Raises:
       ConfigError: ``max_length`` leaves no room for the special pieces and a text, or
-        there are not as many pairs as texts.
+        there are not as many pairs as texts, or one string is given for a list of them.
       DataError: A text cannot be encoded in UTF-8.
     """
+    if isinstance(texts, str) or isinstance(pairs, str):
+        raise ConfigError("Give a list of texts: a single one is [text].")
     extra = encoder.specials(pair=pairs is not None)
     room = max_length - extra
     if room < 1:

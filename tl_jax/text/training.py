@@ -10,10 +10,12 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from tl_jax.files import atomic
+from tl_jax.files.errors import ConfigError
 from tl_jax.text.subwords import Tokenizer, load_tokenizer
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PREFIX = "##"  # of a piece that does not begin a word
+FEWEST = 8  # pieces of a vocabulary: the special ones, and a few
 ALPHABET = 0.75  # the most that pieces of one character may take of a vocabulary
 
 
@@ -31,7 +33,12 @@ def train_wordpiece(
         which stand once for a word's beginning and once for its inside, would take more
         than three quarters of it, the rarest of them have no piece.
       lowercase: Lower-case the text first. Its accents stay, so Hangul stays whole.
+
+    Raises:
+      ConfigError: ``vocab_size`` is below `FEWEST`.
     """
+    if vocab_size < FEWEST:
+        raise ConfigError(f"A vocabulary of {vocab_size}: at least {FEWEST} pieces.")
     backend = tokenizers.Tokenizer(
         models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100)
     )
@@ -41,7 +48,8 @@ def train_wordpiece(
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     texts = list(texts)
     words = _count_words(backend, texts)
-    alphabet, inner = _choose_alphabet(words, int(ALPHABET * vocab_size))
+    most = min(int(ALPHABET * vocab_size), vocab_size - len(SPECIALS))
+    alphabet, inner = _choose_alphabet(words, most)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         special_tokens=[*SPECIALS, *(f"{PREFIX}{c}" for c in inner)],

@@ -11,13 +11,13 @@ hands over its own rows of a batch.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from tl_jax.files.errors import ConfigError
+from tl_jax.files.errors import ConfigError, did_you_mean
 from tl_jax.models.batch import Batch
 from tl_jax.models.mesh import DATA
 from tl_jax.training.state import TrainState, join_rows, rows, split_rows
@@ -206,8 +206,15 @@ def choose_placement(
     """Takes the first ``count`` devices; all of them by default.
 
     Raises:
-      ConfigError: There are not as many devices; or of several processes not all.
+      ConfigError: There is no such kind, or there are not as many devices; or of
+        several processes not all.
     """
+    kinds = get_args(PlacementKind)
+    if kind not in kinds:
+        raise ConfigError(
+            f"No placement is named {kind!r}.{did_you_mean(kind, kinds)} "
+            f"Known: {', '.join(kinds)}."
+        )
     devices = jax.devices()
     if jax.process_count() > 1 and (
         kind == "pmap" or count not in (None, len(devices))
