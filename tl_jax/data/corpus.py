@@ -66,7 +66,8 @@ def read_corpus(
     Lines are split by `tl_jax.text.words.split_words`, or into a tokenizer's pieces. As
     in word2vec and GloVe, rare words are cut out before windows are laid, so their
     neighbours draw together.
-    A token takes eight bytes of memory; the text itself is never held.
+    A token takes eight bytes of memory, and some twenty while it is numbered; the text
+    itself is never held.
 
     Args:
       files: The files, in this order.

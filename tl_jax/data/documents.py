@@ -30,7 +30,7 @@ class Document(NamedTuple):
 def read_documents(
     files: Sequence[str], lines: Sequence[str] = (), *, on_bad: str = "raise"
 ) -> Iterator[Document]:
-    """Yields the documents of text files, without holding a file in memory.
+    """Yields the documents of text files; in memory there is one document at a time.
 
     Args:
       files: Blank lines stand between documents; a file's end ends one, too. Or

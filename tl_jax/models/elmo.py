@@ -241,8 +241,9 @@ def mix(
       s: One weight a layer, before the softmax.
       gamma: γ.
       norm: True where a real token stands. If given, each layer first gets mean 0 and
-        variance 1 over all real tokens of the batch together, which is how AllenNLP's
-        ``do_layer_norm`` has it: the result then depends on the rest of the batch.
+        variance 1 over all real tokens of the batch together: the result then depends
+        on the rest of the batch. AllenNLP's ``do_layer_norm`` counts the boundaries'
+        states among them; where the mask leaves these out, numbers differ somewhat.
     """
     if norm is not None:
         layers = tuple(_normalise(layer, norm) for layer in layers)

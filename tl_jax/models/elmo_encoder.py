@@ -45,8 +45,8 @@ class ElmoEncoderConfig:
       num_layers: Its layers.
       dropout: Dropout of the biLSTM's inputs and of what is pooled.
       mix_dropout: Dropout of ELMo's vectors.
-      mix_norm: Layer-norm in the mixes (`elmo.mix`): a token's vector then depends on
-        the rest of its batch, as it does in AllenNLP.
+      mix_norm: Layer-norm in the mixes, over the words (`elmo.mix`): a token's vector
+        then depends on the rest of its batch.
       initializer_range: Standard deviation of random word vectors.
       pooling: As in `WordVectorsConfig`, like the next two.
       segments: What segment ids do.

@@ -64,8 +64,8 @@ class FinetuneConfig:
       elmo_dropout: ELMo: dropout of its vectors. Default: 0.5.
       elmo_l2: ELMo: λ of the penalty λ‖s‖² on each mix's weights before their softmax,
         which draws the mix towards the mean of the layers. Default: 0.001.
-      elmo_norm: ELMo: layer-norm in the mixes, over a whole batch as AllenNLP has it:
-        predictions then depend on what else is in the batch.
+      elmo_norm: ELMo: layer-norm in the mixes, over a whole batch's words: predictions
+        then depend on what else is in the batch.
       elmo_cache: ELMo: where its biLM is frozen, compute its states once for each
         sentence, and keep them on disk for later epochs and runs. Default: yes.
       split: span: a JSON file that lists titles by part, {"train": [...], "dev": ...},
