@@ -43,7 +43,7 @@ from tl_jax.runs.elmo_features import stateless_states
 from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.pretrain_elmo import Job, training_of
 from tl_jax.runs.pretrain_elmo_setup import build_model, prepare_text
-from tl_jax.runs.pretraining import EVERYTHING
+from tl_jax.runs.pretraining import ONE_STAGE
 from tl_jax.training.loop import fit
 
 
@@ -87,7 +87,7 @@ class Ours:
     def __init__(self, job: Job, sizes: Sizes) -> None:
         training = training_of(job)
         params = job.model.init(jax.random.key(0), training.stream.batch(0))
-        self.step = training.step(EVERYTHING[0], params)
+        self.step = training.step(ONE_STAGE[0], params)
         self.state = training.placement.replicate(training.state(params))
         self.layers = range(sizes.layers + 1)
         self.reader, self.read_params = reader(sizes)

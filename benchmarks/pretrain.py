@@ -39,9 +39,9 @@ from results_file import append_table
 from tl_jax.models.batch import Batch
 from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.pretrain_bert import training_of
+from tl_jax.runs.pretrain_bert_setup import prepare_parts
 from tl_jax.runs.pretrain_config import PretrainBertConfig, Size
-from tl_jax.runs.pretrain_setup import prepare_parts
-from tl_jax.runs.pretraining import EVERYTHING
+from tl_jax.runs.pretraining import ONE_STAGE
 from tl_jax.tasks.pretraining import matmul_flops
 from tl_jax.training.peak import matmul_peak
 
@@ -93,7 +93,7 @@ class Ours:
 
     def __init__(self, task: Task) -> None:
         training = training_of(task.config, task.model, task.tokenizer, task.prepared)
-        self.step = training.step(EVERYTHING[0], task.params)
+        self.step = training.step(ONE_STAGE[0], task.params)
         self.state = training.placement.replicate(training.state(task.params))
 
     def of(self, batch: Batch) -> Batch:

@@ -13,14 +13,14 @@ from tl_jax.data.shards import Prepared
 from tl_jax.models.batch import Batch
 from tl_jax.models.bert import BertConfig
 from tl_jax.models.compose import Model, Params
-from tl_jax.runs.pretrain_config import PretrainBertConfig
-from tl_jax.runs.pretrain_setup import (
+from tl_jax.runs.pretrain_bert_setup import (
     build_model,
     choose_tokenizer,
     initial,
     prepare_parts,
     stream_of,
 )
+from tl_jax.runs.pretrain_config import PretrainBertConfig
 from tl_jax.text.subwords import Tokenizer
 
 POSITIONS = 2048  # of a step, padding included: 16 rows of 128, or 4 of 512

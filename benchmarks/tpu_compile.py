@@ -46,8 +46,8 @@ from tl_jax.data.masking import NEXT_SENTENCE, Masking, mask
 from tl_jax.data.packing import Layout, pack
 from tl_jax.models.batch import Batch
 from tl_jax.models.bert import BertConfig
+from tl_jax.runs.pretrain_bert_setup import SIZES, build_model
 from tl_jax.runs.pretrain_config import Size
-from tl_jax.runs.pretrain_setup import SIZES, build_model
 from tl_jax.tasks import pretraining
 from tl_jax.training.placement import Placement
 from tl_jax.training.step import EVERYTHING, create_state, train_step

@@ -58,7 +58,7 @@ from tl_jax.report import tell_curves
 from tl_jax.runs.compilations import keep_compilations
 from tl_jax.runs.folder import RESULTS, is_run
 from tl_jax.runs.host_memory import keep_freed_memory
-from tl_jax.runs.pretrain_bert import pretrain_bert, resume_pretrain
+from tl_jax.runs.pretrain_bert import pretrain_bert, resume_pretrain_bert
 from tl_jax.runs.pretrain_config import PretrainBertConfig
 from tl_jax.runs.pretraining import MODEL
 from tl_jax.runs.trial import KeptScores, Recipe, train_and_score
@@ -127,7 +127,7 @@ def pretrained(config: Config) -> str:
     if not is_run(run):
         pretrain_bert(config.pretrain, run)
     elif not (run / RESULTS).exists():
-        resume_pretrain(run)
+        resume_pretrain_bert(run)
     return str(run / MODEL)
 
 

@@ -95,7 +95,7 @@ def resume(
     kind = kind_of(run)
     if kind == bert.KIND:
         with together(cluster):
-            return print_json(bert.resume_pretrain(run, set(allow)))
+            return print_json(bert.resume_pretrain_bert(run, set(allow)))
     if cluster != Cluster():
         raise ConfigError("Only BERT's pre-training goes on in several processes.")
     go_on = elmo.resume_pretrain_elmo if kind == elmo.KIND else runs.resume

@@ -346,7 +346,7 @@ def test_the_mixs_norm_takes_one_mean_over_the_whole_masked_batch():
     layers = tuple(10 + 3 * h for h in layers_of())
     mask = np.arange(5)[None, :] < np.array([[5], [2]])
     s = np.zeros(3, np.float32)
-    found = mix(layers, s, jnp.float32(1), norm=mask)
+    found = mix(layers, s, jnp.float32(1), mask=mask)
     wanted = 0
     for layer in layers:
         real = layer[mask].astype(np.float64)

@@ -48,7 +48,7 @@ class Pieces(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Corpus:
+class TokenisedText:
     """Tokenised documents. Pieces, segments and documents are numbered from 0.
 
     Attributes:
@@ -86,7 +86,7 @@ class Prepared:
       source: What they were prepared from.
     """
 
-    corpus: Corpus
+    corpus: TokenisedText
     pairs: Int[np.ndarray, "N 5"]
     packed: Int[np.ndarray, "N"]
     rows: Int[np.ndarray, "_"]
@@ -288,10 +288,10 @@ def _joined(first: Pieces, rest: Iterator[Pieces]) -> Iterator[Pieces]:
     yield from rest
 
 
-def _map_corpus(folder: Path, dtype: np.dtype) -> Corpus:
+def _map_corpus(folder: Path, dtype: np.dtype) -> TokenisedText:
     shards = tuple(_map(path, dtype) for path in sorted(folder.glob("tokens-*.bin")))
     ends = np.cumsum([len(shard) for shard in shards])
-    return Corpus(
+    return TokenisedText(
         shards,
         starts=np.concatenate([[0], ends[:-1]]),
         segments=_map(folder / "segments.bin", _INTEGER),

@@ -21,7 +21,7 @@ _GOLDEN = np.uint32(0x9E3779B9)
 Noise = UInt32[Array, "B T"]
 
 
-def mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+def mix_bits(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     """Permutes the 32-bit integers; each input bit flips half of the output's."""
     x = (x ^ (x >> np.uint32(16))) * _MULTIPLY_1
     x = (x ^ (x >> np.uint32(15))) * _MULTIPLY_2
@@ -30,14 +30,14 @@ def mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
 
 def hash_of(value: int | Integer[Array, "..."]) -> UInt32[Array, "..."]:
     """Hashes integers one by one."""
-    return mix(jnp.asarray(value).astype(jnp.uint32) + _GOLDEN)
+    return mix_bits(jnp.asarray(value).astype(jnp.uint32) + _GOLDEN)
 
 
 def absorb(
     state: UInt32[Array, "..."], value: int | Integer[Array, "..."]
 ) -> UInt32[Array, "..."]:
     """Hashes one more integer into a running hash of the same shape (or a scalar)."""
-    return mix(state ^ hash_of(value))
+    return mix_bits(state ^ hash_of(value))
 
 
 def token_noise(key: jax.Array, batch: Batch) -> Noise:
@@ -87,7 +87,7 @@ def dropout(
     if noise is None or rate == 0:
         return x
     rows = layer_noise(noise, layer).reshape(x.shape[:-1])[..., None]
-    columns = mix(np.arange(x.shape[-1], dtype=np.uint32) + _GOLDEN)
+    columns = mix_bits(np.arange(x.shape[-1], dtype=np.uint32) + _GOLDEN)
     columns = columns.reshape((1,) * (x.ndim - 1) + (-1,))
     scale = jnp.asarray(1 / (1 - rate), x.dtype)
     return jnp.where(kept(rows, columns, rate), x * scale, jnp.zeros((), x.dtype))

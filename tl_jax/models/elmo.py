@@ -232,7 +232,7 @@ def mix(
     s: Float[Array, " N"],
     gamma: Float[Array, ""],
     *,
-    norm: Bool[Array, "B T"] | None = None,
+    mask: Bool[Array, "B T"] | None = None,
 ) -> Float[Array, "B T D"]:
     """γ·Σ_j softmax(s)_j h_j (Peters et al. 2018, equation 1).
 
@@ -240,13 +240,13 @@ def mix(
       layers: h_0 … h_{N−1}.
       s: One weight a layer, before the softmax.
       gamma: γ.
-      norm: True where a real token stands. If given, each layer first gets mean 0 and
+      mask: True where a real token stands. If given, each layer first gets mean 0 and
         variance 1 over all real tokens of the batch together: the result then depends
         on the rest of the batch. AllenNLP's ``do_layer_norm`` counts the boundaries'
         states among them; where the mask leaves these out, numbers differ somewhat.
     """
-    if norm is not None:
-        layers = tuple(_normalise(layer, norm) for layer in layers)
+    if mask is not None:
+        layers = tuple(_normalise(layer, mask) for layer in layers)
     weights = jax.nn.softmax(s)
     return gamma * sum(weights[j] * layer for j, layer in enumerate(layers))
 
@@ -274,8 +274,8 @@ class Mix(nn.Module):
         s = self.param("s", nn.initializers.zeros, (count,), jnp.float32)
         gamma = self.param("gamma", nn.initializers.ones, (), jnp.float32)
         dtype = features.layers[0].dtype
-        norm = mask if self.compat_norm else None
-        return mix(features.layers, s.astype(dtype), gamma.astype(dtype), norm=norm)
+        real = mask if self.compat_norm else None
+        return mix(features.layers, s.astype(dtype), gamma.astype(dtype), mask=real)
 
 
 class WordSoftmax(NamedTuple):

@@ -38,8 +38,7 @@ from tl_jax.runs.folder import (
     versions,
     write_setup,
 )
-from tl_jax.runs.pretrain_config import PretrainBertConfig as PretrainBertConfig
-from tl_jax.runs.pretrain_setup import (
+from tl_jax.runs.pretrain_bert_setup import (
     build_model,
     choose_tokenizer,
     data_of,
@@ -47,14 +46,14 @@ from tl_jax.runs.pretrain_setup import (
     prepare_parts,
     stream_of,
 )
+from tl_jax.runs.pretrain_config import PretrainBertConfig as PretrainBertConfig
 from tl_jax.runs.pretraining import (
     DATA,
-    EVERYTHING,
     MODEL,
+    ONE_STAGE,
     Course,
     beginning,
     going_on,
-    kind_of,
     read_setup,
 )
 from tl_jax.runs.tell import tell
@@ -99,7 +98,7 @@ def pretrain_bert(
 
     Raises:
       TlJaxError: Of the kind that says what does not fit; nothing was trained.
-      Interrupted: A stop was requested; `resume_pretrain` goes on.
+      Interrupted: A stop was requested; `resume_pretrain_bert` goes on.
     """
     config.check()
     choose_placement(config.placement, config.devices)
@@ -108,7 +107,7 @@ def pretrain_bert(
         return _course(job, out).take(out, params, display)
 
 
-def resume_pretrain(
+def resume_pretrain_bert(
     run: Path, allowed: set[str] | None = None, display: Display | None = None
 ) -> dict[str, Any]:
     """Goes on with a run, exactly.
@@ -124,11 +123,6 @@ def resume_pretrain(
     """
     with going_on(run, partial(_reopen, run, allowed or set())) as (job, params):
         return _course(job, run).take(run, params, display)
-
-
-def is_pretraining(run: Path) -> bool:
-    """True if the folder holds a run of this kind."""
-    return kind_of(run) == KIND
 
 
 def _set_up(config: PretrainBertConfig, out: Path) -> tuple[_Job, Params]:
@@ -207,7 +201,7 @@ def training_of(
     return Training(
         loss=pretraining.loss(model),
         stream=stream,
-        stages=EVERYTHING,
+        stages=ONE_STAGE,
         schedule=warmup_linear(
             config.learning_rate, total, math.ceil(config.warmup * total)
         ),

@@ -46,8 +46,8 @@ from tl_jax.runs.pretrain_elmo_setup import (
 )
 from tl_jax.runs.pretraining import (
     DATA,
-    EVERYTHING,
     MODEL,
+    ONE_STAGE,
     Course,
     beginning,
     going_on,
@@ -198,7 +198,7 @@ def training_of(job: Job) -> Training:
     return Training(
         loss=job.model.loss,
         stream=stream,
-        stages=EVERYTHING,
+        stages=ONE_STAGE,
         schedule=warmup_linear(
             config.learning_rate, total, math.ceil(config.warmup * total)
         ),

@@ -19,11 +19,12 @@ from tl_jax.runs.folder import RUN_FILE, SETUP, is_run, refuse_changes, refuse_u
 from tl_jax.training.loop import Display, Evaluate, Habits, Training
 from tl_jax.training.processes import leads, meet
 from tl_jax.training.signals import StopRequest, exit_on_signal, stop_requests
-from tl_jax.transfer.plans import Plan, Rule, Stage
+from tl_jax.training.step import EVERYTHING
+from tl_jax.transfer.plans import Stage
 
 DATA = "data"
 MODEL = "model"
-EVERYTHING = (Stage(0.0, Plan(Rule(".*"))),)
+ONE_STAGE = (Stage(0.0, EVERYTHING),)  # all parameters learn, from the first step
 Made = TypeVar("Made")
 # Makes what scores parameters until a stop is requested.
 Evaluator = Callable[[StopRequest], Evaluate]

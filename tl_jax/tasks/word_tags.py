@@ -19,7 +19,7 @@ from tl_jax.text.alignment import Aligned
 from tl_jax.text.located import Located
 
 TAG = "tag"
-OUTSIDE = 0  # the number of O; B-X of the k-th type is 2k − 1, and I-X is 2k
+OUTSIDE_ID = 0  # the number of O; B-X of the k-th type is 2k − 1, and I-X is 2k
 
 
 class Tagged(NamedTuple):
@@ -165,12 +165,12 @@ def _begins(tags: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
 
 
 def _inside(tags: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
-    return (tags != OUTSIDE) & (tags % 2 == 0)
+    return (tags != OUTSIDE_ID) & (tags % 2 == 0)
 
 
 def _begun(tags: Int[np.ndarray, "_"]) -> Int[np.ndarray, "_"]:
     """Makes each I-X that follows no X a B-X."""
-    before = np.concatenate([[OUTSIDE], tags[:-1]])
+    before = np.concatenate([[OUTSIDE_ID], tags[:-1]])
     goes_on = (before + 1) // 2 == (tags + 1) // 2
     return tags - (_inside(tags) & ~goes_on)
 
