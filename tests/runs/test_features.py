@@ -151,3 +151,17 @@ def test_features_reach_the_disk_whole_or_leave_the_old_ones(
     features(*given, max_length=8, layers="all")
     assert synced == [output.stat().st_size]
     assert synced != [len(old)]
+
+
+def test_of_tables_the_texts_are_read(tiny: Path, tmp_path: Path) -> None:
+    """By columns as in training; the header and the labels are no text."""
+    texts = ["a joy", "a bore"]
+    plain = write(tmp_path / "a.txt", texts)
+    rows = [f"{n}\t{text}\t1" for n, text in enumerate(texts)]
+    table = write(tmp_path / "a.tsv", ["id\tsentence\tlabel", *rows])
+    for source in (plain, table):
+        out = tmp_path / f"{source.suffix[1:]}.npz"
+        assert features(str(tiny / "bert"), source, out, max_length=8) == 2
+    found = [arrays(tmp_path / f"{name}.npz") for name in ("txt", "tsv")]
+    for number in range(2):
+        np.testing.assert_array_equal(found[0][number], found[1][number])

