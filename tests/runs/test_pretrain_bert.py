@@ -192,6 +192,7 @@ def test_continuing_keeps_the_stored_heads(
         config,
         config=None,
         from_weights=str(run / "model"),
+        vocab_size=PretrainBertConfig.vocab_size,
         steps=1,
         learning_rate=1e-12,
         weight_decay=0.0,
@@ -219,6 +220,7 @@ def test_an_encoder_alone_gets_new_heads(
         config,
         config=None,
         from_weights=str(tiny / "bert"),
+        vocab_size=PretrainBertConfig.vocab_size,
         lines=(config.text[0],),
         whole_words=True,
         steps=2,
@@ -272,6 +274,7 @@ def test_damage_is_told_before_a_run_goes_on(run: Path, tmp_path: Path) -> None:
         ({"text": ()}, ConfigError, "there is no text"),
         ({"text": (), "lines": ("x",)}, ConfigError, "--no-nsp"),
         ({"from_weights": "x"}, ConfigError, "--config and --from exclude"),
+        ({"from_weights": "x"}, ConfigError, "--from brings its own --vocab-size"),
         ({"steps": 0}, ConfigError, "--steps 0"),
         ({"batch_size": 0, "accumulate": 0}, ConfigError, "--accumulate 0"),
         ({"learning_rate": -1.0}, ConfigError, "--learning-rate -1"),
@@ -301,6 +304,7 @@ def test_korean_is_refused_on_an_uncased_vocabulary(
     file = tmp_path / "ko.txt"
     file.write_text("정말 재미있는 영화.\n\n지루한 이야기.\n", encoding="utf-8")
     change = {"config": None, "from_weights": str(tiny / "bert"), "text": (str(file),)}
+    change["vocab_size"] = PretrainBertConfig.vocab_size
     with pytest.raises(ConfigError, match="Hangul"):
         pretrain_bert(replace(config, **change), tmp_path / "run")
 

@@ -97,7 +97,7 @@ def draw_pairs(
     others = np.flatnonzero(connected)
     if rules.next_sentence and len(others) < 2:
         raise DataError(
-            f"Next-sentence prediction needs two documents, and there are "
+            f"Next-sentence prediction needs two documents, and this text has "
             f"{len(others)}: a random sentence comes from another one. Put blank lines "
             "between documents, or train the masked language model alone (--no-nsp)."
         )

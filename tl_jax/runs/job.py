@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import numpy as np
 
 from tl_jax.data.examples import make_examples
 from tl_jax.data.packing import Layout, pack
@@ -14,7 +15,7 @@ from tl_jax.files.errors import ConfigError
 from tl_jax.metrics.sums import Loss, Ratio, Sums
 from tl_jax.models.batch import Batch
 from tl_jax.models.bert import Bert, require_segments
-from tl_jax.models.compose import Model, Params, compose, init_from
+from tl_jax.models.compose import Model, Params, compose, flatten_paths, init_from
 from tl_jax.models.elmo_encoder import Elmo
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.data import Part, kind_of_texts, read_part
@@ -36,6 +37,7 @@ from tl_jax.runs.tasks import task_of
 from tl_jax.runs.tell import tell
 from tl_jax.tasks.task import Encoded, Segments, Task
 from tl_jax.text.encodings import encode
+from tl_jax.text.subwords import Tokenizer
 from tl_jax.training.loop import Training
 from tl_jax.training.placement import choose_placement
 from tl_jax.training.predict import Predict, predictor
@@ -43,6 +45,7 @@ from tl_jax.transfer.presets import stages_from_json, stages_to_json
 from tl_jax.transfer.schedules import warmup_then_linear
 
 EVAL_BATCH = 64
+MANY_UNKNOWN = 0.1  # a share of pieces that is told
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,12 +98,15 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
     source = {"source": config.weights, "sha256": weights_hash(config.weights)}
     if config.vectors is not None:
         source["vectors_sha256"] = weights_hash(config.vectors)
+    stages = stages_of(config, params)
+    if not any(flatten_paths(stage.plan.split(params)[0]) for stage in stages):
+        raise ConfigError(f"--plan {config.plan}: it leaves nothing to be trained.")
     setup = Setup(
         config=config,
         encoder=describe(representation.encoder),
         segments=segments,
         labels=labels,
-        plan=stages_to_json(stages_of(config, params)),
+        plan=stages_to_json(stages),
         data={name: part.fingerprint() for name, part in parts.items()},
         weights=source,
         versions=versions(),
@@ -170,6 +176,13 @@ def encode_rows(
     """Encodes rows as the task does, with all that the run's encoder reads of them."""
     length = length_of(config)
     found = task.encode(text, rows, labels, max_length=length, targets=targets)
+    if isinstance(text, Tokenizer):
+        unknown = float(np.mean(found.examples.tokens == text.special.unk))
+        if unknown > MANY_UNKNOWN:
+            tell(
+                f"{unknown:.0%} of all pieces are the unknown one: this vocabulary "
+                "does not know the text's words"
+            )
     return found._replace(examples=spelt(found.examples, text))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from tl_jax.files.errors import ConfigError
-from tl_jax.runs.options import flag, out_of_range
+from tl_jax.runs.options import flag, given, out_of_range
 
 Size = Literal["tiny", "mini", "small", "base", "large"]
 
@@ -122,6 +122,8 @@ class PretrainBertConfig:
             problems.append("unrelated lines have no next sentence: add --no-nsp")
         if self.config and self.from_weights:
             problems.append("--config and --from exclude each other")
+        if self.from_weights and (flags := given(self, ("size", "vocab_size"))):
+            problems.append(f"--from brings its own {' and '.join(flags)}")
         if self.lowercase and (self.tokenizer or self.from_weights):
             problems.append("--lowercase is for a vocabulary that is trained")
         if not 0 < self.mask_rate < 1:
