@@ -361,3 +361,18 @@ def test_a_vocabulary_that_does_not_know_the_text_is_told(
     foreign.write_text("sentence\tlabel\n☃☃ ☂\t0\n☂ ☃\t1\n")
     prepare(replace(encoder_config, train=(str(foreign),)))
     assert told in capsys.readouterr().err
+
+
+def test_a_run_is_verified_from_any_folder(
+    encoder_config: FinetuneConfig,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tiny)
+    config = replace(
+        encoder_config, train=("train.tsv",), dev="dev.tsv", test=None, epochs=1
+    )
+    finetune(replace(config, weights="bert"), tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert len(opened.verify(tmp_path / "run")) == 1

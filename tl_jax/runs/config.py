@@ -1,13 +1,15 @@
 """The options of a fine-tuning run; what they leave open is settled here, once."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from tl_jax.files.errors import ConfigError
 from tl_jax.runs.options import out_of_range
 
+RANDOM = "random"  # what weights and vectors are called that are drawn
 TaskName = Literal["classify", "pair", "regress", "span", "tag", "srl"]
 
 
@@ -141,6 +143,20 @@ class FinetuneConfig:
     on_bad: Literal["raise", "skip"] = "raise"
     allow_uncased: bool = False
     tensorboard: bool = False
+
+    def anchored(self) -> "FinetuneConfig":
+        """Makes paths of files that are there absolute, to be found from any folder."""
+
+        def anchor(name: str | None) -> str | None:
+            if name is None or name == RANDOM or not Path(name).exists():
+                return name
+            return str(Path(name).absolute())
+
+        single = ("dev", "test", "weights", "vectors", "split")
+        anchored: dict[str, Any] = {k: anchor(getattr(self, k)) for k in single}
+        if (self.plan or "").endswith(".json"):  # else it is a plan's name
+            anchored["plan"] = anchor(self.plan)
+        return replace(self, train=tuple(map(anchor, self.train)), **anchored)
 
     def check(self) -> None:
         """Refuses numbers that no run can have.

@@ -19,14 +19,13 @@ from tl_jax.interop.embedding import read_embedding
 from tl_jax.models.batch import Array
 from tl_jax.models.compose import Params, flatten_paths
 from tl_jax.models.elmo_encoder import CHARACTERS, Elmo, ElmoEncoderConfig
-from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.config import RANDOM, FinetuneConfig
 from tl_jax.runs.options import given
 from tl_jax.tasks.task import Segments
 from tl_jax.text.characters import NO_WORDS, SpeltWords, Splits, vector_words
 from tl_jax.text.encodings import TextEncoder
 from tl_jax.text.words import WordVocabulary
 
-RANDOM = "random"
 Penalty = Callable[[Params], Float[Array, ""]]
 # Whose texts are words already; others are split as word vectors' texts are.
 _OF_WORDS = ("tag", "srl")

@@ -19,8 +19,8 @@ from tl_jax.models.compose import Params
 from tl_jax.models.elmo import ElmoConfig
 from tl_jax.models.elmo_encoder import Elmo, ElmoEncoderConfig
 from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
-from tl_jax.runs.config import FinetuneConfig
-from tl_jax.runs.elmo import RANDOM, load_elmo_encoder, refuse_elmo_options
+from tl_jax.runs.config import RANDOM, FinetuneConfig
+from tl_jax.runs.elmo import load_elmo_encoder, refuse_elmo_options
 from tl_jax.runs.options import given
 from tl_jax.runs.tasks import task_of
 from tl_jax.tasks.task import Segments

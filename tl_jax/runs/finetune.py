@@ -85,6 +85,7 @@ def finetune_seeds(
         raise ConfigError(f"--seeds {seeds}: at least 2, or say --seed N.")
     with hold(out):
         refuse_used(out)
+        config = config.anchored()
         write_json(out / SEEDS, {"seeds": seeds, "config": asdict(config)})
     try:
         return _finish_seeds(config, out, seeds, set(), display)

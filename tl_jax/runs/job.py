@@ -76,6 +76,7 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
       The job, and its parameters with the pretrained ones in their places.
     """
     config.check()
+    config = config.anchored()
     task = task_of(config)
     parts = read_parts(config, task)
     train = parts["train"].rows
