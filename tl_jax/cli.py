@@ -116,7 +116,7 @@ def evaluate(
     Args:
         run: The run directory.
         data: Labelled data: a file or tfds:NAME/CONFIG[:SPLIT].
-        part: Only this part (train, dev, test) of data that the run cut by --split.
+        part: Only this part (train, dev, test) of data that the run cut by titles.
         on_bad: What becomes of rows that cannot be read: raise, or skip (at most 100);
             by default as for the run's own data.
         batch_size: Examples at a time; it does not change the scores.

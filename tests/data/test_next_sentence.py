@@ -166,7 +166,7 @@ def test_a_documents_pairs_depend_on_seed_pass_and_document_alone():
 
 
 def test_what_cannot_be_is_told():
-    with pytest.raises(DataError, match="two documents, and there are 1"):
+    with pytest.raises(DataError, match="two documents, and this text has 1"):
         list(draw_pairs(*corpus([[3, 4]]), PairRules(16)))
     with pytest.raises(ConfigError, match="no room"):
         PairRules(4)
