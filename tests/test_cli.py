@@ -222,3 +222,20 @@ def test_numbers_below_one_are_refused(
     assert (code, "at least 1" in err) == (2, True)
     assert leave(capsys, *words)[0] == 0
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["out.npz"]
+
+
+def test_ctrl_c_while_the_command_is_imported_is_told(
+    environment: dict[str, str],
+) -> None:
+    script = (
+        "import os, signal, sys, tl_jax.__main__ as program\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'tl_jax.cli':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "program.main()\n"
+    )
+    command = [sys.executable, "-c", script]
+    left = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (left.returncode, left.stderr) == (130, "tl-jax: stopped by SIGINT\n")

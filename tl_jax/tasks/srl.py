@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from tl_jax.data.examples import Examples, make_examples
 from tl_jax.data.iob2 import spans
 from tl_jax.data.propbank import (
+    OUTSIDE,
     PREDICATE,
     Propositions,
     read_propositions,
@@ -39,8 +40,6 @@ from tl_jax.tasks.word_tags import TAG, tag_ids, tag_names
 from tl_jax.text.alignment import align
 from tl_jax.text.encodings import Ids, TextEncoder
 from tl_jax.text.located import Located
-
-OUTSIDE = "O"
 
 
 class TaggedPieces(NamedTuple):
