@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tl_jax.data.conll import detect_scheme, read_tagged, to_iob2, write_tagged
+from tl_jax.data.conll import read_tagged, write_tagged
+from tl_jax.data.tag_schemes import detect_scheme, to_iob2
 from tl_jax.files.errors import ConfigError, DataError
 
 MENTION = re.compile("<([^<>]+?):(PS|LC|OG|DT|TI|QT)>")

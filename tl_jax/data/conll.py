@@ -6,29 +6,34 @@ any of the usual schemes and given as IOB2 (B-X begins an X, I-X goes on with it
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from tl_jax.data.prepared import tfds_tagged
 from tl_jax.data.table import Problems, bad_characters, one_field, word_place
+from tl_jax.data.tag_schemes import (
+    Faults,
+    Scheme,
+    detect_scheme,
+    foreign_tags,
+    is_tag,
+    misplaced_tags,
+    tag_faults,
+    to_iob2,
+)
 from tl_jax.data.text_file import read_text
 from tl_jax.data.tfds import PREFIX
 from tl_jax.files import atomic
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.text.located import Located
 
-Scheme = Literal["IOB2", "IOB1", "IO", "BIOES", "BILOU"]
-
 LONGEST = 1000  # tokens; a sentence of more has lost its blank lines
 DOCUMENT = "-DOCSTART-"
 KLUE = "## "  # before a sentence's id, a tab and its text
-_TAG = re.compile(r"O|[BIESLU]-.+")
 _COMMENT = re.compile(r"#+ ")
 _BLANKS = re.compile("[ \t]+")
-_BILOU = str.maketrans("LU", "ES")
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,13 +154,13 @@ def read_tagged(
     raw: list[list[str]] = []
     scheme = None
     if labelled:
-        good = [b for b in good if not _tell(b, _tag_faults(_tags(b)), problems)]
+        good = [b for b in good if not _tell(b, tag_faults(_tags(b)), problems)]
         raw = [_tags(block) for block in good]
         scheme = detect_scheme(raw)
         good = [
             block
             for block, tags in zip(good, raw, strict=True)
-            if not _tell(block, _foreign(tags, scheme), problems)
+            if not _tell(block, foreign_tags(tags, scheme), problems)
         ]
         raw = [_tags(block) for block in good]
     problems.finish()
@@ -177,9 +182,7 @@ def looks_tagged(lines: Sequence[str]) -> bool:
     """True if lines are rather a column file's than prose: all end in what is a tag."""
     rows = [_BLANKS.split(line.strip()) for line in lines if line.strip()]
     rows = [row for row in rows if row[0] not in (DOCUMENT, "#", "##")]
-    return len(rows) > 1 and all(
-        len(row) > 1 and _TAG.fullmatch(row[-1]) is not None for row in rows
-    )
+    return len(rows) > 1 and all(len(row) > 1 and is_tag(row[-1]) for row in rows)
 
 
 def write_tagged(
@@ -204,48 +207,6 @@ def write_tagged(
         found += [_with_last(*row, tabs) for row in zip(sentence, own, strict=True)]
         found.append("")
     atomic.write_text(path, "\n".join(found) + "\n")
-
-
-def detect_scheme(tags: Iterable[Sequence[str]]) -> Scheme:
-    """Finds the scheme that sentences are tagged in.
-
-    E and S are BIOES's, L and U BILOU's. Without any B it is IO. IOB1 has B only
-    between neighbours of one type, IOB2 at the beginning of every entity: where both
-    seem to occur, it is the one that fewer tags offend against, or else IOB2.
-    """
-    marks: Counter[str] = Counter()
-    bare_inside = early_begin = 0  # what IOB2, what IOB1 does not allow
-    for sentence in tags:
-        for before, tag in pairwise(["O", *sentence]):
-            marks[tag[0]] += 1
-            opens = before == "O" or before[2:] != tag[2:]
-            bare_inside += tag[0] == "I" and opens
-            early_begin += tag[0] == "B" and opens
-    ended, lasting = marks["E"] + marks["S"], marks["L"] + marks["U"]
-    if ended or lasting:
-        return "BIOES" if ended >= lasting else "BILOU"
-    if marks["I"] and not marks["B"]:
-        return "IO"
-    return "IOB2" if bare_inside <= early_begin else "IOB1"
-
-
-def to_iob2(tags: Sequence[str]) -> list[str]:
-    """Rewrites one sentence's tags, of any scheme, as IOB2.
-
-    An entity begins where conlleval lets one begin: at B, S and U, after O, E, S, L and
-    U, and where the type changes.
-    """
-    found = []
-    for before, tag in pairwise(["O", *tags]):
-        goes_on = before[0] in "BI" and before[2:] == tag[2:] and tag[0] not in "BSU"
-        found.append(tag if tag == "O" else f"{'I' if goes_on else 'B'}-{tag[2:]}")
-    return found
-
-
-def iob2_fault(tags: Sequence[str]) -> tuple[int, str] | None:
-    """Finds the first of one sentence's tags that is none of IOB2, and says why."""
-    wrong = chain(_tag_faults(tags), _foreign(tags, "IOB2"), _illegal(tags, "IOB2"))
-    return next(wrong, None)
 
 
 def _prepared(
@@ -295,8 +256,7 @@ def _blocks(
     def is_row(line: str) -> bool:
         (row,) = _fields([line], tabs)
         return len(row) == width and (
-            not labelled
-            or (-width <= tag_column < width and bool(_TAG.fullmatch(row[tag_column])))
+            not labelled or (-width <= tag_column < width and is_tag(row[tag_column]))
         )
 
     comments: list[str] = []
@@ -351,11 +311,7 @@ def _check_columns(blocks: Sequence[_Block], labelled: bool) -> None:
             )
 
 
-# Where a token stands in its sentence, and what is wrong with it.
-_Faults = Iterable[tuple[int, str]]
-
-
-def _tell(block: _Block, faults: _Faults, problems: Problems) -> bool:
+def _tell(block: _Block, faults: Faults, problems: Problems) -> bool:
     """Adds a sentence's faults to the problems; True if there are any."""
     found = list(faults)
     for token, wrong in found:
@@ -363,7 +319,7 @@ def _tell(block: _Block, faults: _Faults, problems: Problems) -> bool:
     return bool(found)
 
 
-def _row_faults(block: _Block) -> _Faults:
+def _row_faults(block: _Block) -> Faults:
     if block.wrong is not None:
         yield 0, block.wrong
         return
@@ -379,49 +335,14 @@ def _row_faults(block: _Block) -> _Faults:
             yield token, "no token"
 
 
-def _tag_faults(tags: Sequence[str]) -> _Faults:
-    for token, tag in enumerate(tags):
-        if not _TAG.fullmatch(tag):
-            yield token, f"{_short(tag)} is no tag; tags are O, B-TYPE, I-TYPE, …"
-
-
-def _foreign(tags: Sequence[str], scheme: Scheme) -> _Faults:
-    """Finds the tags that are another scheme's."""
-    alphabet = {"BIOES": "BIOES", "BILOU": "BILOU"}.get(scheme, "BIO")
-    for token, tag in enumerate(tags):
-        if tag[0] not in alphabet:
-            yield token, f"{_short(tag)} is no tag of {scheme}"
-
-
-def _illegal(tags: Sequence[str], scheme: Scheme) -> Iterator[tuple[int, str]]:
-    """Finds the tags that may not stand where they do."""
-    for token, (before, tag) in enumerate(pairwise(["O", *tags, "O"])):
-        goes_on = before != "O" and before[2:] == tag[2:]
-        if scheme in ("BIOES", "BILOU"):
-            is_open = before.translate(_BILOU)[0] in "BI" and before != "O"
-            inside = tag.translate(_BILOU)[0] in "IE"
-            if is_open != inside or (inside and not goes_on):
-                yield min(token, len(tags) - 1), _told(tag, before, scheme)
-        elif tag[0] == {"IOB2": "I", "IOB1": "B"}.get(scheme) and not goes_on:
-            yield token, _told(tag, before, scheme)
-
-
 def _mended(blocks: Sequence[_Block], scheme: Scheme) -> tuple[str, ...]:
     """Notes that tags which may not stand where they do were read all the same."""
     found = [
         f"{word_place(block.place, token)}: {wrong}"
         for block in blocks
-        for token, wrong in _illegal(_tags(block), scheme)
+        for token, wrong in misplaced_tags(_tags(block), scheme)
     ]
     if not found:
         return ()
     more = f", and {len(found) - 1:,} more such tags" if len(found) > 1 else ""
     return (f"{found[0]}{more}; read as conlleval does",)
-
-
-def _told(tag: str, before: str, scheme: Scheme) -> str:
-    return f"{_short(tag)} may not follow {_short(before)} in {scheme}"
-
-
-def _short(tag: str) -> str:
-    return repr(tag if len(tag) <= 40 else f"{tag[:39]}…")

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from tl_jax.data.conll import iob2_fault
 from tl_jax.data.iob2 import Span, spans
 from tl_jax.data.prepared import Marked, tfds_marked
 from tl_jax.data.table import Problems, bad_characters, one_field, word_place
+from tl_jax.data.tag_schemes import iob2_fault
 from tl_jax.data.text_file import read_text
 from tl_jax.data.tfds import PREFIX
 from tl_jax.files import atomic
