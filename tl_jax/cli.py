@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from tl_jax.files.errors import ConfigError, TlJaxError, did_you_mean
+from tl_jax.files.errors import ConfigError, DataError, TlJaxError, did_you_mean
 from tl_jax.flags import misspelt
 from tl_jax.runs.cluster import Cluster, together
 from tl_jax.runs.compilations import keep_compilations
@@ -312,15 +312,21 @@ def pretrain_elmo(
     print_json(train(config, out))
 
 
-def data_check(config: Annotated[CheckConfig, tyro.conf.arg(name="")]) -> None:
+def data_check(
+    config: Annotated[CheckConfig, tyro.conf.arg(name="")], *, strict: bool = False
+) -> None:
     """Look at data before training: labels, lengths, duplicates, leaks, bad rows.
 
     Args:
         config: The task and its data.
+        strict: Leave with exit code 3 if anything is odd.
     """
     from tl_jax.runs.check import check_data
 
-    print(check_data(config))
+    checked = check_data(config)
+    print(checked)
+    if strict and checked.findings:
+        raise DataError("The data are odd; the findings are listed above.")
 
 
 def data_prepare(

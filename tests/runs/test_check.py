@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tl_jax import cli
 from tl_jax.data.checks import (
     Samples,
     duplicates,
@@ -257,6 +258,32 @@ def test_hostile_files_are_findings_or_typed_errors(
             assert str(check_data(config))
         except TlJaxError as error:
             assert str(file) in str(error)
+
+
+def scored(folder: Path, step: float) -> str:
+    """Fifty pairs with scores that are so far apart."""
+    rows = [f"a {n}\tb\t{n * step}" for n in range(50)]
+    return write(folder / "sts.tsv", "sentence1\tsentence2\tscore", *rows)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0.1, 1), (1.0, 0)])
+def test_scores_are_no_classes(tmp_path: Path, step: float, expected: int) -> None:
+    found = heads(check_data(CheckConfig("pair", (scored(tmp_path, step),))))
+    assert (
+        len([h for h in found if "`finetune regress`" in h]) == expected == len(found)
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "strict", "code"), [(0.1, True, 3), (0.1, False, 0), (1.0, True, 0)]
+)
+def test_strict_leaves_by_what_is_found(
+    tmp_path: Path, step: float, strict: bool, code: int
+) -> None:
+    words = ["data", "check", "pair", "--train", scored(tmp_path, step)]
+    with pytest.raises(SystemExit) as left:
+        cli.main([*words, *["--strict"][: int(strict)]])
+    assert left.value.code == code
 
 
 def test_what_is_known_of_real_data_is_found(shared: Path) -> None:

@@ -33,6 +33,7 @@ from tl_jax.tasks.task import Encoded, Files, Judged, Segments, only_json_lines
 from tl_jax.text.encodings import TextEncoder, encode
 
 LABEL = "label"
+_MOST_FRACTIONS = 21  # half stars up to ten may be classes
 
 
 def label_names(labels: Sequence[str]) -> tuple[str, ...]:
@@ -41,6 +42,15 @@ def label_names(labels: Sequence[str]) -> tuple[str, ...]:
     if all(name.isdecimal() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
+
+
+def _are_fractions(names: Sequence[str]) -> bool:
+    """True if all are numbers, and some no whole ones."""
+    try:
+        values = [float(name) for name in names]
+    except ValueError:
+        return False
+    return not all(value.is_integer() for value in values)
 
 
 def label_ids(
@@ -213,13 +223,19 @@ class Classification:
         return [*rows.texts, *(rows.pairs or [])]
 
     def labels(self, rows: LabelledTexts) -> tuple[str, ...]:
-        """The classes, sorted; two are the fewest."""
+        """The classes, sorted; two are the fewest, and many fractions are none."""
         names = label_names(rows.labels or [])
         if len(names) < 2:
             found = f"only the label {names[0]!r}" if names else "no labels"
             raise DataError(
                 f"{rows.places[0]}: the training data hold {found}; two classes are "
                 "the fewest."
+            )
+        if len(names) > _MOST_FRACTIONS and _are_fractions(names):
+            raise DataError(
+                f"{rows.places[0]}: the training data hold {len(names)} different "
+                f"numbers such as {names[1]}: values, not classes. `finetune regress` "
+                "learns these."
             )
         return names
 
