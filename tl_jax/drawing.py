@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tl_jax.diagnosis import Bin, TypeScore
 from tl_jax.metrics.classification import Calibration
@@ -42,6 +43,7 @@ def draw_training(axes: Axes, losses: Points, scores: Points, score: str) -> Non
         axes.plot(steps, values, color=COLOURS[5], linewidth=0.5, alpha=0.5)
         axes.plot(steps, smooth(values), color=COLOURS[0])
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("training loss", color=COLOURS[0])
     other = axes.twinx()
     other.spines["top"].set_visible(False)
@@ -96,7 +98,7 @@ def draw_types(axes: Axes, types: Sequence[TypeScore], by: str) -> None:
 
 
 def draw_lengths(axes: Axes, bins: Sequence[Bin], score: str) -> None:
-    """Draws the score of rows of about one length."""
+    """Draws the score of rows of about one length, up to 1 if none is more."""
     places = range(len(bins))
     axes.bar(places, [own.score for own in bins], color=COLOURS[2], width=0.7)
     for place, own in zip(places, bins, strict=True):
@@ -106,7 +108,7 @@ def draw_lengths(axes: Axes, bins: Sequence[Bin], score: str) -> None:
     names = [f"{b.least}" if b.least == b.most else f"{b.least}–{b.most}" for b in bins]
     counts = [f"{name}\nn={own.rows:,}" for name, own in zip(names, bins, strict=True)]
     axes.set_xticks(places, counts)
-    axes.set_ylim(0, 1.12 * max([own.score for own in bins], default=1) or 1)
+    axes.set_ylim(0, 1.12 * max([1.0, *(own.score for own in bins)]))
     axes.set_xlabel("words")
     axes.set_ylabel(score)
     _title(axes, f"{score} by length")

@@ -39,6 +39,7 @@ from tl_jax.runs.folder import (
     read_setup,
 )
 from tl_jax.runs.tasks import task_of
+from tl_jax.tasks.span_qa import SpanQa
 from tl_jax.tasks.task import Task
 from tl_jax.training.log import read_log
 
@@ -222,7 +223,7 @@ def draw_run(run: Path) -> list[str]:
     records = read_log(log) if log.exists() else []
     key = f"dev_{task.score}"
     losses = [(r["step"], float(r["loss"])) for r in records if "loss" in r]
-    scores = [(r["step"], float(r[key])) for r in records if key in r]
+    scores = [(r["step"], _percent(task, r[key]) / 100) for r in records if key in r]
     draw_training(axes[0], losses, scores, task.score.replace("_", " "))
     for draw, own in zip(drawings, axes[1:], strict=True):
         draw(own)
@@ -283,16 +284,21 @@ def _seeds(run: Path) -> list[Path]:
 
 def _summary(run: Path) -> tuple[str, ...]:
     config = read_setup(run).config
-    score = task_of(config).score
+    task = task_of(config)
+    score = task.score
     parts: dict[str, Any] = {}
     if (run / RESULTS).exists():
         parts = read_json(run / RESULTS)["parts"]
-    percent = 1 if config.task == "span" else 100  # the official scripts' are percents
     scores = [
-        f"{percent * parts[part]['metrics'][score]:.2f}" if part in parts else "–"
+        f"{_percent(task, parts[part]['metrics'][score]):.2f}" if part in parts else "–"
         for part in ("dev", "test")
     ]
     weights = "/".join(config.weights.split("/")[-2:])
     rate = f"{config.learning_rate:g}"
     told = (config.task, weights, str(config.plan), rate, str(config.seed), score)
     return (str(run), *told, *scores)
+
+
+def _percent(task: Task, score: float) -> float:
+    """A score in percent, as the official scripts for answers tell theirs."""
+    return score if isinstance(task, SpanQa) else 100 * score
