@@ -12,7 +12,6 @@
 """
 
 import math
-import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from jaxtyping import Float
 
 from tl_jax.data.word_stream import BACKWARD, FORWARD, WordStream
 from tl_jax.data.word_text import WordText, open_words
-from tl_jax.files.atomic import write_json
+from tl_jax.files.atomic import write_json, writing_folder
 from tl_jax.interop.elmo import save_elmo
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Params
@@ -266,11 +265,10 @@ def _finish(
 ) -> dict[str, Any]:
     """Exports the model and stores the results."""
     folder = run / MODEL
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    files = folder / "options.json", folder / "lm_weights.hdf5"
-    save_elmo(*files, job.model.config, params["encoder"])
-    save_vocabulary(folder / VOCABULARY, job.parts["train"].vocabulary)
+    with writing_folder(folder, replace=True) as fresh:
+        files = fresh / "options.json", fresh / "lm_weights.hdf5"
+        save_elmo(*files, job.model.config, params["encoder"])
+        save_vocabulary(fresh / VOCABULARY, job.parts["train"].vocabulary)
     results = {"steps": steps, "model": str(folder), "dev": dev}
     write_json(run / RESULTS, results)
     tell(f"`tl-jax finetune --weights {folder}` takes it from here")
