@@ -231,16 +231,17 @@ def report(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
         print(report_vectors(vectors))
 
 
-def export(run: Run, *, to: Path) -> None:
+def export(run: Run, *, to: Path, encoder_only: bool = False) -> None:
     """Write a run's best checkpoint as a Hugging Face folder.
 
     Args:
         run: The run directory.
         to: The folder to write, new or empty.
+        encoder_only: Leave out the head, for which transformers may have no model.
     """
     from tl_jax.runs.export import export as write_folder
 
-    write_folder(run, to)
+    write_folder(run, to, encoder_only=encoder_only)
     tell(f"transformers loads it by from_pretrained({str(to)!r})")
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from tiny_runs import NEGATIVE, POSITIVE, sentences
@@ -13,7 +14,7 @@ from tiny_runs import NEGATIVE, POSITIVE, sentences
 from tl_jax.data.conll import read_tagged
 from tl_jax.data.propbank import read_propositions
 from tl_jax.files.errors import ConfigError, DataError
-from tl_jax.interop.huggingface import load_bert_model
+from tl_jax.interop.huggingface import load_bert, load_bert_model
 from tl_jax.models.heads import Span
 from tl_jax.runs import evaluate as opened
 from tl_jax.runs.config import FinetuneConfig
@@ -291,6 +292,22 @@ def test_a_span_model_is_exported_as_it_is(tiny: Path, tmp_path: Path) -> None:
     assert isinstance(model.head, Span)
     kernel = opened.open_run(tmp_path / "run").params["head"]["output"]["kernel"]
     np.testing.assert_array_equal(params["head"]["output"]["kernel"], kernel)
+
+
+def test_of_a_model_with_a_crf_the_encoder_is_exported(
+    tiny: Path, tmp_path: Path
+) -> None:
+    train = tmp_path / "train.conll"
+    write_entities(train, 16, 0)
+    files, run = ((str(train),), str(train)), tmp_path / "run"
+    config = FinetuneConfig("tag", *files, str(tiny / "bert"), crf=True, epochs=1)
+    finetune(config, run)
+    with pytest.raises(ConfigError, match="--encoder-only"):
+        export(run, tmp_path / "folder")
+    export(run, tmp_path / "folder", encoder_only=True)
+    _, params = load_bert(tmp_path / "folder")
+    trained = opened.open_run(run).params["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, params, trained)
 
 
 def test_values_that_are_no_numbers_are_placed(tiny: Path, tmp_path: Path) -> None:
