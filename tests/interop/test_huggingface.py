@@ -15,6 +15,8 @@ from oracles.record import ARCHITECTURES, LENGTHS, VOCABULARY, run
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from tl_jax.data.examples import make_examples
+from tl_jax.data.packing import Layout, pack
 from tl_jax.files.errors import ConfigError, IntegrityError, WeightsError
 from tl_jax.files.manifest import MANIFEST, verify_manifest
 from tl_jax.interop import tensor_files
@@ -506,7 +508,7 @@ def test_a_pickle_is_refused_and_never_run(tmp_path):
     (tmp_path / WEIGHTS).unlink()
     canary = tmp_path / "canary"
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(canary)))
-    with pytest.raises(WeightsError, match="safe_serialization=True"):
+    with pytest.raises(WeightsError, match="Convert once"):
         load_bert(tmp_path)
     assert not canary.exists()
     # Under the name of a safetensors file it is no better.
@@ -771,9 +773,51 @@ def test_transformers_loads_what_was_exported(
         jax.jit(model.apply, static_argnames="train")(params, BATCH, train=False),
     )
     told = transformers.AutoTokenizer.from_pretrained(folder)
+    assert told.model_max_length == model.encoder.config.max_positions
     texts = ["ab ka", "Cab"]
     for text, ids in zip(texts, tokenizer.pieces(texts), strict=True):
         assert told(text)["input_ids"][1:-1] == ids.tolist()
+
+
+def test_a_value_is_none_of_a_logits_to_transformers(tmp_path, tokenizer):
+    transformers = pytest.importorskip("transformers")
+    model, params = random_model(heads.Classify(1))
+    save_bert(
+        tmp_path / "e", model.encoder.config, params, model.head, tokenizer=tokenizer
+    )
+    told = transformers.pipeline("text-classification", str(tmp_path / "e"))("ab ka")
+    encoded = tokenizer.encode(["ab ka"], max_length=16)
+    examples = make_examples(encoded.tokens, encoded.types)
+    batch = pack(examples, [0], Layout(max_length=16), batch_size=1)
+    value = model.apply(params, batch, train=False)[0, 0, 0]
+    assert told[0]["score"] == pytest.approx(float(value), abs=1e-5)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_export_is_loaded_where_it_came_to(tmp_path, linked):
+    """A card is laid beside it; the hub's cache holds links to all of it."""
+    model, params = random_model(heads.Classify(2))
+    save_bert(tmp_path / "e", model.encoder.config, params, model.head)
+    (tmp_path / "e" / "README.md").write_text("a card")
+    folder = tmp_path / "e"
+    if linked:
+        folder = tmp_path / "snapshot"
+        folder.mkdir()
+        for file in (tmp_path / "e").iterdir():
+            (folder / file.name).symlink_to(file)
+    assert_same(load_bert(folder)[1], params["encoder"])
+    if not linked:
+        edit_tensors(folder, lambda tensors: tensors | {"more": np.ones(2)})
+        with pytest.raises(IntegrityError, match=WEIGHTS):
+            load_bert(folder)
+
+
+def test_the_folder_that_one_is_in_is_not_exported_to(tmp_path, monkeypatch):
+    model, params = random_model(heads.Classify(2))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="you are in"):
+        save_bert(Path(), model.encoder.config, params, model.head)
+    assert not any(tmp_path.iterdir())
 
 
 def test_transformers_loads_an_encoder_alone(tmp_path):

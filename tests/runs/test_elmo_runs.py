@@ -1,6 +1,7 @@
 """Runs that read by ELMo: learnt, opened again, verified; plans, penalty, errors."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from tiny_elmo import SMALL_BILM, save_tiny_elmo
-from tiny_runs import write_tsv
+from tiny_runs import StopAt, write_tsv
 
 from tl_jax.files.errors import ConfigError, WeightsError
 from tl_jax.interop.elmo import find_elmo, save_elmo
@@ -18,8 +19,9 @@ from tl_jax.models.elmo import BiLm
 from tl_jax.runs import evaluate as opened
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.encoders import describe, rebuild
-from tl_jax.runs.finetune import finetune
+from tl_jax.runs.finetune import finetune, resume
 from tl_jax.runs.job import prepare, training_of
+from tl_jax.training.signals import Interrupted
 from tl_jax.transfer.presets import stages_from_json
 
 
@@ -105,6 +107,16 @@ def test_plans_freeze_the_bilm_or_tune_it(few: FinetuneConfig, tiny: Path) -> No
     np.testing.assert_allclose(row, np.array(table["film"], np.float32), atol=1e-6)
     with pytest.raises(ConfigError, match=r"layerwise.*for ELMo"):
         prepare(replace(few, plan="layerwise"))
+
+
+def test_a_run_goes_on_that_was_killed_before_its_first_checkpoint(
+    few: FinetuneConfig, tmp_path: Path
+) -> None:
+    config, run = replace(few, epochs=1), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        finetune(config, run, StopAt(1))
+    shutil.rmtree(run / "checkpoints")
+    assert resume(run) == finetune(config, tmp_path / "whole")
 
 
 def test_the_penalty_is_lambda_times_the_square_of_s(few: FinetuneConfig) -> None:

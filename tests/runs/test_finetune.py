@@ -26,6 +26,7 @@ from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.finetune import finetune, finetune_seeds, resume
 from tl_jax.runs.job import prepare
 from tl_jax.tasks.classification import Classification
+from tl_jax.text.subwords import load_tokenizer
 from tl_jax.training.checkpoint import committed, restore
 from tl_jax.training.log import read_log
 from tl_jax.training.signals import Interrupted
@@ -333,10 +334,29 @@ def test_a_pooler_that_is_not_there_is_not_frozen_as_it_was_drawn(
     tensors = {k: x for k, x in load_file(file).items() if "pooler" not in k}
     save_file(tensors, file)
     config = replace(encoder_config, weights=str(folder), plan="head-only", epochs=1)
-    with pytest.raises(WeightsError, match=r"no pooler.*--pooling mean"):
-        finetune(config, tmp_path / "run")
+    rules = tmp_path / "plan.json"
+    told = [{"pattern": "encoder/.*", "frozen": True}, {"pattern": ".*"}]
+    rules.write_text(json.dumps(told))
+    for plan in ("head-only", str(rules)):
+        with pytest.raises(ConfigError, match=r"no pooler.*--pooling mean"):
+            finetune(replace(config, plan=plan), tmp_path / "run")
     assert finetune(replace(config, pooling="mean"), tmp_path / "run")
     assert finetune(replace(config, plan="freeze"), tmp_path / "learns")
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(
+    encoder_config: FinetuneConfig, tmp_path: Path
+) -> None:
+    """Its last pieces would read the embedding of another one."""
+    folder = tmp_path / "bert"
+    shutil.copytree(encoder_config.weights, folder)
+    (folder / "MANIFEST.json").unlink(missing_ok=True)
+    tokenizer = load_tokenizer(folder)
+    tokenizer.backend.add_tokens(["[E1]"])
+    tokenizer.backend.save(str(folder / "tokenizer.json"))
+    config = replace(encoder_config, weights=str(folder))
+    with pytest.raises(WeightsError, match="pieces, the weights embeddings for"):
+        finetune(config, tmp_path / "run")
 
 
 def test_a_plan_that_trains_nothing_is_refused(

@@ -1,3 +1,4 @@
+import importlib
 import json
 import re
 import unicodedata
@@ -31,7 +32,16 @@ SMALL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##b", "c", "é
 @pytest.fixture
 def small(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(SMALL) + "\n")
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     return tmp_path
+
+
+def tokenizers_of_transformers():
+    """Their AutoTokenizer, an oracle where it is installed."""
+    try:
+        return importlib.import_module("transformers").AutoTokenizer
+    except ImportError:
+        return None
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +222,60 @@ def test_case_follows_config_or_argument(small):
     lower.save(small / "saved")
     assert load_tokenizer(small / "saved").pieces(text)[0].tolist() == [5, 9]
     assert not load_tokenizer(small / "saved", lowercase=False).uncased
+
+
+@pytest.mark.parametrize(
+    ("more", "uncased"),
+    [([], True), (["A"], False), (["가"], False), (["[UNUSED]"], True)],
+)
+def test_case_that_nobody_declares_is_seen_from_the_pieces(tmp_path, more, uncased):
+    (tmp_path / "vocab.txt").write_text("\n".join([*SMALL, *more]) + "\n")
+    assert load_tokenizer(tmp_path).uncased == uncased
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 512}')
+    assert load_tokenizer(tmp_path).uncased == uncased
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_declared_case_counts_more_than_berts_tokenizer_json(small, lower):
+    load_tokenizer(small, lowercase=not lower).save(small / "saved")
+    file = small / "saved" / "tokenizer_config.json"
+    config = json.loads(file.read_text()) | {"do_lower_case": lower}
+    file.write_text(json.dumps(config))
+    found = load_tokenizer(small / "saved")
+    assert found.uncased == lower
+    assert found.pieces(["A a"])[0].tolist() == ([5, 5] if lower else [1, 5])
+    if auto := tokenizers_of_transformers():
+        told = auto.from_pretrained(small / "saved")
+        assert told("A a")["input_ids"] == [2, *found.pieces(["A a"])[0], 3]
+    # Of a class that is not BERT's it is a word that nobody heeds.
+    file.write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    assert load_tokenizer(small / "saved").uncased != lower
+
+
+@pytest.mark.parametrize("declared", ["added_tokens.json", "tokenizer_config.json"])
+def test_pieces_that_were_added_later(small, declared):
+    added = {"[E1]": 11, "[/E1]": 12}
+    config = {"do_lower_case": False}
+    if declared == "added_tokens.json":
+        (small / declared).write_text(json.dumps(added))
+    else:
+        decoder = {str(n): {"content": p, "special": True} for p, n in added.items()}
+        config["added_tokens_decoder"] = decoder
+    (small / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(small)
+    assert tokenizer.vocab_size == 13
+    ids = [5, 11, 6, 12, 8]
+    assert tokenizer.pieces(["a [E1] b [/E1] c"])[0].tolist() == ids
+    if auto := tokenizers_of_transformers():
+        (small / "config.json").write_text('{"model_type": "bert"}')
+        told = auto.from_pretrained(small)
+        assert told("a [E1] b [/E1] c")["input_ids"] == [2, *ids, 3]
+
+
+def test_pieces_that_were_added_elsewhere_are_refused(small):
+    (small / "added_tokens.json").write_text('{"[E1]": 20}')
+    with pytest.raises(DataError, match="piece 20"):
+        load_tokenizer(small)
 
 
 def test_options_that_do_not_fit(small):

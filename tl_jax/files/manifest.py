@@ -46,8 +46,8 @@ def write_manifest(folder: Path, meta: dict[str, Any] | None = None) -> str:
       IntegrityError: There is a link, a socket or the like below ``folder``.
       OSError: The disk is full or fails; there is then no new manifest.
     """
-    found, problems = _files_below(folder)
-    _raise_all(folder, problems, "Remove it and commit again.")
+    found, links = _files_below(folder)
+    _raise_all(folder, [*links.values()], "Remove it and commit again.")
     with ThreadPoolExecutor(_THREADS) as pool:
         hashes = list(pool.map(_sync_and_hash, (folder / name for name in found)))
     for path in {parent for name in found for parent in (folder / name).parents}:
@@ -63,8 +63,12 @@ def write_manifest(folder: Path, meta: dict[str, Any] | None = None) -> str:
     return digest
 
 
-def verify_manifest(folder: Path) -> dict[str, Any]:
+def verify_manifest(folder: Path, *, extras: bool = False) -> dict[str, Any]:
     """Checks that ``folder`` holds the files that were committed, and only those.
+
+    Args:
+      folder: Was committed by :func:`write_manifest`.
+      extras: Others may have been laid beside them.
 
     Returns:
       The ``meta`` given to :func:`write_manifest`.
@@ -75,9 +79,11 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
     """
     manifest = _read(folder)
     files: dict[str, dict[str, Any]] = manifest["files"]
-    found, problems = _files_below(folder)
+    found, links = _files_below(folder)
+    problems = [link for name, link in links.items() if name in files or not extras]
     problems += [f"{name}: missing" for name in files.keys() - found.keys()]
-    problems += [f"{name}: extra" for name in found.keys() - files.keys()]
+    if not extras:
+        problems += [f"{name}: extra" for name in found.keys() - files.keys()]
     to_hash: list[str] = []
     for name in files.keys() & found.keys():
         want, have = files[name]["bytes"], found[name]
@@ -114,10 +120,10 @@ def _raise_all(folder: Path, problems: list[str], mend: str) -> None:
         ) from None
 
 
-def _files_below(folder: Path) -> tuple[dict[str, int], list[str]]:
+def _files_below(folder: Path) -> tuple[dict[str, int], dict[str, str]]:
     """Lists regular files with their sizes; links and special files are problems."""
     sizes: dict[str, int] = {}
-    problems: list[str] = []
+    problems: dict[str, str] = {}
 
     def fail(error: OSError) -> None:
         raise error
@@ -132,7 +138,7 @@ def _files_below(folder: Path) -> tuple[dict[str, int], list[str]]:
             if stat.S_ISREG(status.st_mode):
                 sizes[relative] = status.st_size
             else:
-                problems.append(f"{relative}: a link or special file, refused")
+                problems[relative] = f"{relative}: a link or special file, refused"
     return dict(sorted(sizes.items())), problems
 
 

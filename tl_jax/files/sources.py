@@ -58,11 +58,13 @@ _MAX_BYTES = 16 << 30
 _MAX_MEMBERS = 100_000
 _FETCH_SECONDS = 3600.0
 _PROBE_SECONDS = 3.0
-_CONVERT = (
-    "Convert once, where you trust the file: `AutoModel.from_pretrained(NAME)"
-    ".save_pretrained(FOLDER, safe_serialization=True)` with transformers and torch; "
-    "then name FOLDER."
+CONVERT = (
+    "Convert once, where you trust the file, with transformers and torch: "
+    "`CLASS.from_pretrained(OLD).save_pretrained(NEW)`, where CLASS is the one that "
+    "config.json names (another would draw what it lacks at random), and "
+    "`AutoTokenizer.from_pretrained(OLD).save_pretrained(NEW)`. Then name NEW."
 )
+"""What to do with weights in a format that can run code."""
 
 
 def resolve(source: str, *, cache: Path | None = None) -> Path:
@@ -127,7 +129,7 @@ def weights_folder(path: Path) -> Path:
         listed = "".join(f"\n  {folder}" for folder in found)
         raise SourceError(f"{path}: several folders hold weights; name one:{listed}")
     pickles = [file for file in path.rglob("*.bin") if file.is_file()]
-    hint = f" There is {pickles[0].name}. {_CONVERT}" if pickles else ""
+    hint = f" There is {pickles[0].name}. {CONVERT}" if pickles else ""
     raise SourceError(
         f"{path}: no folder in it holds config.json with *.safetensors.{hint}"
     )
@@ -228,7 +230,7 @@ def _refuse_pickles(rest: str, files: list[str]) -> None:
     if pickles:
         raise SourceError(
             f"'hub:{rest}': its weights are pickles only ({', '.join(pickles[:3])}), "
-            f"which can run code when read. {_CONVERT}"
+            f"which can run code when read. {CONVERT}"
         )
 
 

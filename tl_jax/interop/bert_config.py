@@ -208,6 +208,10 @@ def write_config(
         told["embedding_size"] = config.embedding_width
     if layout is not _DISTILBERT:
         told["position_embedding_type"] = "absolute"
+    if head.architecture.endswith("ForSequenceClassification"):
+        # Else transformers' pipeline takes a single value for a logit.
+        kind = "single_label_classification" if len(head.labels) > 1 else "regression"
+        told["problem_type"] = kind
     return {
         "architectures": [head.architecture],
         "model_type": config.model_type,

@@ -61,10 +61,17 @@ from tl_jax.text.subwords import Tokenizer
 _log = logging.getLogger(__name__)
 
 _NO_POOLER = (
-    "the checkpoint has no pooler. Pass pooling='mean' (--pooling mean; or 'none') "
-    "to do without one, or pooler_key=jax.random.key(0) to draw it at random."
+    "the checkpoint has no pooler. Do without one, by --pooling mean (in code "
+    "pooling='mean' or 'none'), or draw it at random, by pooler_key=jax.random.key(0)."
 )
 _MEND = "Is config.json that of these weights? Fetch both again."
+
+
+def has_pooler(folder: Path) -> bool:
+    """True if an encoder's weights have a pooler, or what can stand for one."""
+    config = read_config(folder)
+    family = FAMILIES[config.model_type]
+    return bool(_pooler_table(family, config, _entries(folder, family)))
 
 
 def load_bert(
@@ -174,8 +181,10 @@ def save_bert(
       ConfigError: Hugging Face has no class for this, or ``folder`` is not empty.
       WeightsError: The parameters do not fit the config, or are not finite.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder}: not empty. Choose a new folder to export to.")
+    used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if used or folder.absolute() == Path.cwd():
+        what = "not empty" if used else "the folder that you are in"
+        raise ConfigError(f"{folder}: {what}. Choose a new folder to export to.")
     if tokenizer and tokenizer.vocab_size > config.vocab_size:
         sizes = f"{tokenizer.vocab_size} pieces, the model {config.vocab_size}"
         raise ConfigError(f"The tokenizer has {sizes}. Export those that fit together.")
@@ -192,13 +201,19 @@ def save_bert(
             tensors = {full_name(name, family): x for name, x in tensors.items()}
         write_tensors(fresh / WEIGHTS, tensors)
         if tokenizer:
-            tokenizer.save(fresh, segments=config.type_vocab_size > 1)
+            tokenizer.save(
+                fresh,
+                segments=config.type_vocab_size > 1,
+                max_length=config.max_positions,
+            )
         write_manifest(fresh, {"architecture": told.architecture})
 
 
 def _verify(folder: Path) -> None:
-    if (folder / MANIFEST).is_file():
-        verify_manifest(folder)
+    """Verifies a manifest, but for one in the hub's cache, which holds links only."""
+    manifest = folder / MANIFEST
+    if manifest.is_file() and not manifest.is_symlink():
+        verify_manifest(folder, extras=True)
 
 
 def _pooler_tensors(config: BertConfig, table: str) -> dict[str, Tensor]:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import jax
 
+from tl_jax.files.errors import WeightsError
 from tl_jax.files.sources import resolve, weights_folder
-from tl_jax.interop.bert_config import Dtype, Pooling
+from tl_jax.interop.bert_config import Dtype, Pooling, read_config
 from tl_jax.interop.huggingface import load_bert, load_bert_model
 from tl_jax.models.bert import Bert
 from tl_jax.models.compose import Model, Params
@@ -44,8 +45,25 @@ def load_model(source: str, *, dtype: Dtype = "float32") -> tuple[Model, Params]
 
 
 def load_tokenizer(source: str) -> subwords.Tokenizer:
-    """Loads the tokenizer that stands beside the weights of ``source``."""
-    return subwords.load_tokenizer(find_weights(source))
+    """Loads the tokenizer that stands beside the weights of ``source``.
+
+    Raises:
+      SourceError, ConfigError: The source cannot be had.
+      DataError: The tokenizer is missing or broken.
+      WeightsError: It has more pieces than the weights have embeddings.
+    """
+    return tokenizer_of(find_weights(source))
+
+
+def tokenizer_of(folder: Path) -> subwords.Tokenizer:
+    """Loads the tokenizer in a folder of weights, as `load_tokenizer` does."""
+    tokenizer, rows = subwords.load_tokenizer(folder), read_config(folder).vocab_size
+    if tokenizer.vocab_size > rows:
+        raise WeightsError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} pieces, the weights "
+            f"embeddings for {rows:,}. Fetch both again, or resize the embeddings."
+        )
+    return tokenizer
 
 
 def find_weights(source: str) -> Path:

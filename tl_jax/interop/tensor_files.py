@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from tl_jax.files.atomic import read_json, writing
 from tl_jax.files.errors import WeightsError
+from tl_jax.files.sources import CONVERT
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -26,11 +27,6 @@ _MAX_JSON = 4 << 20  # bytes; a config may name many labels
 _MAX_NAME = 500
 _MAX_AXES = 8
 _FLOATS = ("F32", "F16", "BF16")
-_CONVERT = (
-    "Convert once, where you trust the file, with transformers and torch: "
-    "AutoModel.from_pretrained(FOLDER).save_pretrained(NEW, safe_serialization=True); "
-    "then load NEW. (A model with a head: its own class in place of AutoModel.)"
-)
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ def list_tensors(folder: Path) -> dict[str, Entry]:
     if pickles:
         raise WeightsError(
             f"{folder}: only {pickles[0].name} is there, a pickle that could run code "
-            f"when read, so it is not opened. {_CONVERT}"
+            f"when read, so it is not opened. {CONVERT}"
         )
     raise WeightsError(
         f"{folder}: neither {WEIGHTS} nor {INDEX} is there. Name the folder that "

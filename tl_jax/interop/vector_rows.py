@@ -42,9 +42,11 @@ class Pick:
         try:
             return raw.decode(self.encoding)
         except UnicodeDecodeError as problem:
-            what = f"a word is not {self.encoding} ({raw[:40]!r}); pass the file's own "
             raise self.error(
-                what + 'encoding, for instance encoding="latin-1"', where
+                f"a word is not {self.encoding} ({raw[:40]!r}). Convert the file, as "
+                "by `iconv -f latin1 -t utf-8`, or in code pass its own encoding, as "
+                'encoding="latin-1"',
+                where,
             ) from problem
 
     def wants(self, word: str, where: str) -> bool:

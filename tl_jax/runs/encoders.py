@@ -12,7 +12,8 @@ from tl_jax.files.errors import ConfigError, WeightsError
 from tl_jax.files.sources import fingerprint, resolve, weights_folder
 from tl_jax.interop.elmo import find_elmo
 from tl_jax.interop.embedding import embedding_table, read_embedding
-from tl_jax.interop.huggingface import load_bert
+from tl_jax.interop.huggingface import has_pooler, load_bert
+from tl_jax.interop.load import tokenizer_of
 from tl_jax.interop.word_vectors import read_word_vectors
 from tl_jax.models.bert import Bert, BertConfig
 from tl_jax.models.compose import Params
@@ -52,6 +53,7 @@ class Representation:
       text: The tokenizer or the vocabulary.
       told: One line on what was loaded.
       max_length: The most tokens that the encoder has positions for.
+      drawn: Where parameters lie that had to be drawn, as the weights have none.
     """
 
     encoder: Encoder
@@ -59,6 +61,7 @@ class Representation:
     text: TextEncoder
     told: str
     max_length: int = 2**31 - 1
+    drawn: str | None = None
 
 
 def is_encoder(path: Path) -> bool:
@@ -102,15 +105,16 @@ def _load_encoder(
     pooling = config.pooling or "pooler"
     if pooling not in ("pooler", "mean"):
         raise ConfigError(f"--pooling {pooling}: encoders have pooler and mean.")
-    # Under a plan that trains the head alone, a pooler that is drawn would stay so.
-    fixed = config.plan == "head-only" and not task_of(config).per_token
+    if task_of(config).per_token:
+        pooling = "none"
+    drawn = pooling == "pooler" and not has_pooler(folder)
     encoder, params = load_bert(
         folder,
         pooling=pooling,
         dtype=config.precision,
-        pooler_key=None if fixed else jax.random.key(config.seed),
+        pooler_key=jax.random.key(config.seed) if drawn else None,
     )
-    tokenizer = load_tokenizer(folder)
+    tokenizer = tokenizer_of(folder)
     check_hangul(tokenizer, texts, allow_uncased=config.allow_uncased)
     if (config.max_length or 0) > encoder.config.max_positions:
         raise ConfigError(
@@ -120,7 +124,12 @@ def _load_encoder(
     sizes = encoder.config
     told = f"BERT, {sizes.num_layers} layers of width {sizes.hidden_size}"
     return Representation(
-        encoder, {"encoder": params}, tokenizer, told, sizes.max_positions
+        encoder,
+        {"encoder": params},
+        tokenizer,
+        told,
+        sizes.max_positions,
+        drawn="encoder/pooler/" if drawn else None,
     )
 
 

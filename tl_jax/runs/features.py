@@ -19,14 +19,14 @@ from tl_jax.files.atomic import writing
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.files.sources import resolve
 from tl_jax.interop.elmo import find_elmo, known_words, load_elmo
-from tl_jax.interop.load import find_weights, load
+from tl_jax.interop.load import load, load_tokenizer
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.bert import Bert
 from tl_jax.models.compose import Params
 from tl_jax.runs.elmo_features import States, stateful_states, stateless_states
 from tl_jax.runs.tell import tell
 from tl_jax.text.hangul import hangul_warning
-from tl_jax.text.subwords import Tokenizer, load_tokenizer
+from tl_jax.text.subwords import Tokenizer
 
 TABLES = (".tsv", ".csv", ".json")
 Layers = Literal["top", "all"] | tuple[int, ...]
@@ -122,7 +122,7 @@ def _states(
 
 def _encoded(source: Path, weights: str, encoder: Bert, max_length: int) -> Examples:
     """Reads inputs as the encoder takes them, and warns of Hangul that is lost."""
-    tokenizer = load_tokenizer(find_weights(weights))
+    tokenizer = load_tokenizer(weights)
     if max_length > encoder.config.max_positions:
         raise ConfigError(
             f"--max-length {max_length}: this encoder has "

@@ -11,6 +11,7 @@
       results.json       its scores, and the hash of those predictions
 """
 
+import json
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -165,7 +166,7 @@ def refuse_changes(
     Raises:
       ConfigError: Shows every difference, and how to allow it.
     """
-    before, now = _flat(old), _flat(new)
+    before, now = (_flat(json.loads(json.dumps(setup))) for setup in (old, new))
     changed = [
         key
         for key in sorted(before.keys() | now.keys())
@@ -188,5 +189,5 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             leaves |= _flat(value, f"{prefix}{key}.")
         else:
-            leaves[f"{prefix}{key}"] = list(value) if type(value) is tuple else value
+            leaves[f"{prefix}{key}"] = value
     return leaves

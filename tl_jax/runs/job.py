@@ -41,6 +41,7 @@ from tl_jax.text.subwords import Tokenizer
 from tl_jax.training.loop import Training
 from tl_jax.training.placement import choose_placement
 from tl_jax.training.predict import Predict, predictor
+from tl_jax.transfer.plans import Stage
 from tl_jax.transfer.presets import stages_from_json, stages_to_json
 from tl_jax.transfer.schedules import warmup_then_linear
 
@@ -100,8 +101,7 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
     if config.vectors is not None:
         source["vectors_sha256"] = weights_hash(config.vectors)
     stages = stages_of(config, params)
-    if not any(flatten_paths(stage.plan.split(params)[0]) for stage in stages):
-        raise ConfigError(f"--plan {config.plan}: it leaves nothing to be trained.")
+    _refuse_idle(config, stages, params, representation.drawn)
     setup = Setup(
         config=config,
         encoder=describe(representation.encoder),
@@ -113,6 +113,23 @@ def prepare(config: FinetuneConfig) -> tuple[Job, Params]:
         versions=versions(),
     )
     return Job(setup, task, model, representation.text, parts, encoded), params
+
+
+def _refuse_idle(
+    config: FinetuneConfig, stages: Sequence[Stage], params: Params, drawn: str | None
+) -> None:
+    """Refuses a plan that trains nothing, or not what was drawn beside the weights."""
+    trained = {
+        path for stage in stages for path in flatten_paths(stage.plan.split(params)[0])
+    }
+    if not trained:
+        raise ConfigError(f"--plan {config.plan}: it leaves nothing to be trained.")
+    if drawn is not None and not any(path.startswith(drawn) for path in trained):
+        raise ConfigError(
+            f"--plan {config.plan}: {config.weights} has no pooler, so that one was "
+            "drawn at random, and the plan leaves it as it is. Do without it, by "
+            "--pooling mean, or train it."
+        )
 
 
 def build_model(encoder: Encoder, task: Task, labels: Sequence[str]) -> Model:
@@ -276,12 +293,13 @@ def _settle(
     recurrent = not isinstance(representation.encoder, Bert)
     if isinstance(representation.encoder, Elmo):
         config = settle_elmo(config)
+    pooling = representation.encoder.config.pooling
     defaults: dict[str, Any] = {
         "max_length": min(task.max_length, representation.max_length),
         "plan": usual_plan(config.weights, representation.encoder),
         "learning_rate": 1e-3 if recurrent else 5e-5,
         "packed": not recurrent,
-        "pooling": representation.encoder.config.pooling,
+        "pooling": None if pooling == "none" else pooling,
     }
     open_ones = {k: v for k, v in defaults.items() if getattr(config, k) is None}
     return replace(config, **open_ones)

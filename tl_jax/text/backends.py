@@ -1,6 +1,8 @@
 """Tokenizer files: tokenizer.json of any kind or BERT's vocab.txt → Rust tokenizers."""
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,11 @@ USUAL = {
     "mask": ("[MASK]", "<mask>"),
 }
 UNKNOWN = USUAL["unk"][0]
+# transformers' classes that heed `do_lower_case`, whatever tokenizer.json says.
+_BERTS = ("BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer")
+_HANGUL = re.compile("[\uac00-\ud7a3]")
+_CONFIG = "tokenizer_config.json"
+_HOW = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of added pieces
 _MAX_BYTES = 64 * 2**20  # of a vocabulary file; real ones have up to about 20 MB
 
 
@@ -31,7 +38,7 @@ def declared_specials(file: Path) -> dict[str, str]:
       DataError: One of them is broken.
     """
     told: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+    for name in ("special_tokens_map.json", _CONFIG):
         told |= _read_object(file.with_name(name))
     found: dict[str, str] = {}
     for role in USUAL:
@@ -84,6 +91,8 @@ def from_json(file: Path, lowercase: bool | None) -> tokenizers.Tokenizer:
             f"{file}: not a tokenizer.json that can be used ({str(error)[:200]})."
         ) from error
     kind = type(backend.model).__name__
+    if lowercase is None and kind == "WordPiece":
+        lowercase = _contradicted(file, json.loads(backend.to_str())["normalizer"])
     if lowercase is not None:
         if kind != "WordPiece":
             raise ConfigError(
@@ -99,7 +108,7 @@ def from_json(file: Path, lowercase: bool | None) -> tokenizers.Tokenizer:
 
 def from_vocabulary(file: Path, lowercase: bool | None) -> tokenizers.Tokenizer:
     """Builds BERT's WordPiece from a vocab.txt; ``lowercase`` overrides its config."""
-    config = _read_object(file.with_name("tokenizer_config.json"))
+    config = _read_object(file.with_name(_CONFIG))
     lines = [line.removesuffix("\r") for line in _read(file).split("\n")]
     while lines and not lines[-1]:
         lines.pop()
@@ -112,16 +121,63 @@ def from_vocabulary(file: Path, lowercase: bool | None) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer(
         models.WordPiece(vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=100)
     )
-    lower = bool(config.get("do_lower_case", False)) if lowercase is None else lowercase
+    if lowercase is None:
+        lowercase = bool(config.get("do_lower_case", _looks_uncased(vocabulary)))
     settings = {
         "strip_accents": config.get("strip_accents"),
         "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
     }
-    backend.normalizer = _normalizer(settings, lower)
+    backend.normalizer = _normalizer(settings, lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     backend.add_special_tokens([p for p, _ in USUAL.values() if p in vocabulary])
+    _add_later_ones(backend, file, config)
     return backend
+
+
+def _contradicted(file: Path, normalizer: dict[str, Any] | None) -> bool | None:
+    """What `do_lower_case` beside BERT's tokenizer.json says, if it says otherwise."""
+    config = _read_object(file.with_name(_CONFIG))
+    declared = config.get("do_lower_case")
+    kind = str(config.get("tokenizer_class") or _BERTS[0]).removesuffix("Fast")
+    berts = (normalizer or {}).get("type") == "BertNormalizer" and kind in _BERTS
+    if berts and isinstance(declared, bool) and declared != lowers(normalizer):
+        return declared
+    return None
+
+
+def _looks_uncased(vocabulary: Iterable[str]) -> bool:
+    """True for pieces of lower-cased text, if they know letters that have case."""
+    pieces = "".join(p for p in vocabulary if not (p[:1] == "[" and p[-1:] == "]"))
+    if _HANGUL.search(pieces):
+        return False
+    return pieces.lower() == pieces != pieces.upper()
+
+
+def _add_later_ones(
+    backend: tokenizers.Tokenizer, file: Path, config: dict[str, Any]
+) -> None:
+    """Adds the pieces that a vocab.txt lacks, from the files beside it.
+
+    Raises:
+      DataError: Their ids do not go on where those of the vocabulary end.
+    """
+    told: dict[str, Any] = _read_object(file.with_name("added_tokens.json"))
+    later = {number: {"content": piece} for piece, number in told.items()}
+    later |= {
+        int(number): piece
+        for number, piece in (config.get("added_tokens_decoder") or {}).items()
+    }
+    for number, piece in sorted(later.items()):
+        if backend.id_to_token(number) == piece["content"]:
+            continue
+        how = {key: bool(piece[key]) for key in _HOW if key in piece}
+        backend.add_tokens([tokenizers.AddedToken(piece["content"], **how)])
+        if backend.token_to_id(piece["content"]) != number:
+            raise DataError(
+                f"{file.parent}: {piece['content']!r} is to be piece {number}, which "
+                f"{file.name} does not lead up to. Have transformers write it again."
+            )
 
 
 def _normalizer(

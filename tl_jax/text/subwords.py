@@ -152,7 +152,9 @@ class Tokenizer:
             for text, e in zip(texts, encoded, strict=True)
         ]
 
-    def save(self, folder: Path, *, segments: bool = True) -> None:
+    def save(
+        self, folder: Path, *, segments: bool = True, max_length: int | None = None
+    ) -> None:
         """Writes tokenizer.json and tokenizer_config.json; for BERT's also vocab.txt.
 
         ``transformers.AutoTokenizer`` loads the folder and gives the same ids.
@@ -161,6 +163,7 @@ class Tokenizer:
           folder: Made if need be.
           segments: False for a model that reads no segment ids: transformers then
             makes none.
+          max_length: Most tokens that the model has positions for, if it is known.
         """
         folder.mkdir(parents=True, exist_ok=True)
         state = json.loads(self.backend.to_str())
@@ -170,6 +173,8 @@ class Tokenizer:
             f"{role}_token": names[i] for role, i in asdict(self.special).items()
         }
         config["model_input_names"] = inputs if segments else inputs[::2]
+        if max_length is not None:
+            config["model_max_length"] = max_length
         if self._is_berts(state):
             lines = [names.get(i, f"[gap{i}]") for i in range(self.vocab_size)]
             atomic.write_text(folder / "vocab.txt", "\n".join(lines) + "\n")
@@ -227,7 +232,9 @@ def load_tokenizer(path: Path, *, lowercase: bool | None = None) -> Tokenizer:
     A folder's tokenizer.json comes first, of whatever kind (WordPiece, BPE, Unigram);
     truncation and padding that are set in it are dropped. With a vocab.txt,
     ``do_lower_case``, ``strip_accents`` and ``tokenize_chinese_chars`` are read from
-    the tokenizer_config.json beside it.
+    the tokenizer_config.json beside it, and the pieces that were added later from that
+    and added_tokens.json. Where it contradicts BERT's own tokenizer.json,
+    ``do_lower_case`` counts, as in transformers.
 
     The special pieces are those that tokenizer_config.json or special_tokens_map.json
     beside the file names, else those of the file's own template, else those with one of
@@ -235,8 +242,9 @@ def load_tokenizer(path: Path, *, lowercase: bool | None = None) -> Tokenizer:
 
     Args:
       path: The folder or file.
-      lowercase: Overrides the files, for WordPiece. A vocab.txt alone is taken as
-        cased.
+      lowercase: Overrides the files, for WordPiece. Where none of them says, a
+        vocab.txt is one of lower-cased text if none of its pieces has an upper-case
+        letter, or Hangul, which lower-casing would take apart.
 
     Raises:
       DataError: The file is missing or broken, or lacks a special piece or a template.
