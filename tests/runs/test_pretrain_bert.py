@@ -1,11 +1,14 @@
 """Pre-training runs in this process: what they write, and going on exactly."""
 
+import gc
 import hashlib
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from tiny_runs import StopAt, write_documents
@@ -317,3 +320,38 @@ def test_pairs_need_an_encoder_that_tells_segments_apart(
     one = replace(config, config=str(sizes))
     with pytest.raises(ConfigError, match="Next-sentence prediction needs two seg"):
         pretrain_bert(one, tmp_path / "run")
+
+
+def held() -> Counter[int]:
+    """Bytes of the arrays on each device."""
+    gc.collect()
+    return Counter(
+        {
+            device.id: sum(
+                shard.data.nbytes
+                for array in jax.live_arrays()
+                for shard in array.addressable_shards
+                if shard.device == device
+            )
+            for device in jax.devices()[:4]
+        }
+    )
+
+
+class Weighs(StopAt):
+    """A display that looks at what the devices hold."""
+
+    def update(self, step: int, **_: object) -> None:
+        if step == self.step:
+            self.held = held()
+
+
+def test_by_fsdp_no_device_holds_more_than_its_share(
+    config: PretrainBertConfig, tmp_path: Path
+) -> None:
+    options = replace(config, placement="fsdp", devices=4, batch_size=8, dev=())
+    before, weighs = held(), Weighs(2)
+    pretrain_bert(options, tmp_path / "run", weighs)
+    weighs.held.subtract(before)
+    first, *others = weighs.held.values()
+    assert first < 1.5 * np.mean(others)

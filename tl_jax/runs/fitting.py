@@ -42,7 +42,7 @@ def first_state(
     if params is not None:
         if leads():
             truncate_log(log, -1)
-        return training.state(params, copy=False), Memory()
+        return training.first(params), Memory()
     batch = training.stream.batch(0)
 
     def shapes(step: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -142,6 +142,13 @@ class Training:
         return create_state(
             params, optimizer, stage.plan, seed=self.seed, carry=self.carry
         )
+
+    def first(self, params: Params) -> TrainState:
+        """The state of step 0; training takes ``params`` away."""
+        state_of = partial(self.state, copy=False)
+        if self.placement.kind == "fsdp":
+            return self.placement.make(state_of, params)
+        return state_of(params)
 
     def step(self, stage: Stage, params: Params) -> Callable[..., Any]:
         """The compiled train step of a stage."""

@@ -87,15 +87,36 @@ class Placement:
             return tree
         return self._lay(_put, tree)
 
+    def make(self, state_of: Callable[[Any], TrainState], params: Any) -> TrainState:
+        """Makes a state of parameters where it is to lie; they are taken away.
+
+        So that by fsdp no device holds more than its share, but for the parameters
+        alone while they are drawn or loaded.
+        """
+        laid = self.replicate(params)
+        for leaf in jax.tree.leaves(params):
+            if isinstance(leaf, jax.Array):
+                leaf.delete()
+
+        def fields(params: Any) -> dict[str, Any]:
+            return dict(vars(state_of(params)))
+
+        shapes = jax.eval_shape(fields, laid)
+        places = jax.tree.map(self.sharding, shapes)
+        places["carry"] = jax.tree.map(lambda _: self.by_rows, shapes["carry"])
+        made = jax.jit(fields, out_shardings=places, donate_argnums=0)(laid)
+        return TrainState(**made)
+
     def fetch(self, tree: Any) -> Any:
         """Returns a tree of whole numpy arrays; all processes must call it."""
-        if jax.process_count() > 1:
-            whole = NamedSharding(self.mesh, PartitionSpec())
-            tree = jax.jit(lambda x: x, out_shardings=whole)(tree)
-        return jax.device_get(tree)
+        if jax.process_count() == 1:
+            return jax.device_get(tree)
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        gather = jax.jit(lambda leaf: leaf, out_shardings=whole)
+        return jax.tree.map(lambda leaf: jax.device_get(gather(leaf)), tree)
 
     def train(self, step: Callable[..., Any]) -> Callable[[Any, Batch], Any]:
-        """Compiles ``step(state, batch)``; the state it is given is donated."""
+        """Compiles ``step(state, batch)``; but for pmap, the state is donated."""
         if self.kind != "pmap":
             return self._jit(self._pinned(step), donate=(0,))
 
