@@ -17,6 +17,7 @@ from tl_jax.files.errors import ConfigError, DataError, IntegrityError
 from tl_jax.interop import load_model, load_tokenizer
 from tl_jax.models.compose import flatten_paths
 from tl_jax.models.heads import MaskedLanguageModel, Pretrain
+from tl_jax.runs import pretrain_bert_setup
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.finetune import finetune
 from tl_jax.runs.pretrain_bert import (
@@ -320,6 +321,18 @@ def test_pairs_need_an_encoder_that_tells_segments_apart(
     one = replace(config, config=str(sizes))
     with pytest.raises(ConfigError, match="Next-sentence prediction needs two seg"):
         pretrain_bert(one, tmp_path / "run")
+
+
+def test_a_vocabulary_reads_no_more_than_its_limit(
+    config: PretrainBertConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a file without blank lines, which is one document."""
+    file = tmp_path / "one.txt"
+    file.write_text("seen " * 50 + "\n" + "zzzz " * 50 + "\n")
+    options = replace(config, text=(str(file),), vocab_size=20)
+    monkeypatch.setattr(pretrain_bert_setup, "_VOCABULARY_TEXT", 100)
+    pieces = choose_tokenizer(options).backend.get_vocab()
+    assert "seen" in pieces and "z" not in pieces
 
 
 def held() -> Counter[int]:

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from tl_jax.files.errors import ConfigError
-from tl_jax.text.training import train_wordpiece
+from tl_jax.text.training import Reread, train_wordpiece
 
 # Many pairs are equally frequent, so ties decide what is merged.
 TEXTS = [f"{a}{b} 영화{b} {b}{a}요" for a in "abcdefg가나다라" for b in "hijk마바사"]
@@ -19,6 +19,12 @@ def test_merges_by_hand() -> None:
     first = int(tokenizer.pieces(["lower"])[0][0])
     assert tokenizer.backend.id_to_token(first).startswith("low")
     assert tokenizer.vocab_size <= 16
+
+
+def test_texts_may_come_by_any_road() -> None:
+    roads = TEXTS, Reread(lambda: iter(TEXTS)), iter(TEXTS)
+    vocabularies = [train_wordpiece(road, 60).backend.get_vocab() for road in roads]
+    assert vocabularies[0] == vocabularies[1] == vocabularies[2]
 
 
 def test_hangul_stays_whole_and_case_can_be_dropped() -> None:

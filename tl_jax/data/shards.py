@@ -17,7 +17,7 @@ byte. What is open is mapped, not loaded.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -280,12 +280,7 @@ def _grouped(documents: Iterable[Pieces], size: int) -> Iterator[Iterator[Pieces
         first = next(group, None)
         if first is None:
             return
-        yield _joined(first, group)
-
-
-def _joined(first: Pieces, rest: Iterator[Pieces]) -> Iterator[Pieces]:
-    yield first
-    yield from rest
+        yield chain([first], group)
 
 
 def _map_corpus(folder: Path, dtype: np.dtype) -> TokenisedText:

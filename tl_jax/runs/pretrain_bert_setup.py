@@ -3,9 +3,10 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from tl_jax.runs.pretraining import DATA, text_hash
 from tl_jax.runs.tell import tell
 from tl_jax.text.hangul import check_hangul
 from tl_jax.text.subwords import Tokenizer, load_tokenizer
-from tl_jax.text.training import train_wordpiece
+from tl_jax.text.training import Reread, train_wordpiece
 
 # Turc et al. 2019, https://arxiv.org/abs/1908.08962: layers and width; heads of 64.
 SIZES: dict[Size, tuple[int, int]] = {
@@ -48,7 +49,7 @@ SIZES: dict[Size, tuple[int, int]] = {
 }
 _VOCABULARY_TEXT = 200_000_000  # characters that a vocabulary is trained on, at most
 _HANGUL_TEXTS = 10_000  # sentences that are looked at
-_DOCUMENTS_AT_ONCE = 2048
+_CHARACTERS_AT_ONCE = 8_000_000
 
 
 def choose_tokenizer(config: PretrainBertConfig) -> Tokenizer:
@@ -62,13 +63,14 @@ def choose_tokenizer(config: PretrainBertConfig) -> Tokenizer:
     elif config.from_weights is not None:
         tokenizer = load_tokenizer(weights_folder(resolve(config.from_weights)))
     else:
-        texts = _some_text(config)
         tokenizer = train_wordpiece(
-            texts, config.vocab_size, lowercase=config.lowercase
+            Reread(partial(_some_text, config)),
+            config.vocab_size,
+            lowercase=config.lowercase,
         )
         tell(f"a vocabulary of {tokenizer.vocab_size:,} pieces was trained")
     documents = read_documents(config.text, config.lines, on_bad=config.on_bad)
-    some = (s for document in documents for s in document.segments)
+    some = chain.from_iterable(document.segments for document in documents)
     sample = list(islice(some, _HANGUL_TEXTS))
     check_hangul(tokenizer, sample, allow_uncased=config.allow_uncased)
     return tokenizer
@@ -80,10 +82,11 @@ def _some_text(config: PretrainBertConfig) -> Iterator[str]:
     parts = [((name,), ()) for name in config.text]
     parts += [((), (name,)) for name in config.lines]
     for files, lines in parts:
+        documents = read_documents(files, lines, on_bad=config.on_bad)
         left = share
-        for document in read_documents(files, lines, on_bad=config.on_bad):
-            yield from document.segments
-            left -= sum(map(len, document.segments))
+        for segment in chain.from_iterable(d.segments for d in documents):
+            yield segment
+            left -= len(segment)
             if left <= 0:
                 break
 
@@ -136,25 +139,34 @@ def _prepare(
         if there.source == json.loads(json.dumps(source)):
             return there
     folder.parent.mkdir(parents=True, exist_ok=True)
-    pieces = _tokenised(_chain(first, documents), tokenizer)
+    pieces = _tokenised(chain([first], documents), tokenizer)
     rows = config.row_length
     prepare(folder, pieces, rules, tokenizer.vocab_size, source, row_length=rows)
     return open_prepared(folder)
 
 
-def _chain(first: Document, rest: Iterator[Document]) -> Iterator[Document]:
-    yield first
-    yield from rest
-
-
 def _tokenised(documents: Iterator[Document], tokenizer: Tokenizer) -> Iterator[Pieces]:
     """Tokenises many documents at once, which uses all cores."""
-    while some := list(islice(documents, _DOCUMENTS_AT_ONCE)):
+    for some in _together(documents):
         texts = [segment for document in some for segment in document.segments]
         pieces = iter(tokenizer.pieces(texts))
         for document in some:
             own = list(islice(pieces, len(document.segments)))
             yield Pieces(own, document.connected)
+
+
+def _together(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Yields documents of some millions of characters at a time."""
+    some: list[Document] = []
+    length = 0
+    for document in documents:
+        some.append(document)
+        length += sum(map(len, document.segments))
+        if length > _CHARACTERS_AT_ONCE:
+            yield some
+            some, length = [], 0
+    if some:
+        yield some
 
 
 def data_of(parts: dict[str, Prepared], run: Path) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def _prepare(
     lines: tuple[str, ...],
     vocabulary: tuple[str, ...] | None,
 ) -> WordText:
-    documents = read_documents(files, lines, on_bad=config.on_bad)
+    # Where documents end does not matter here, so no more than a line is held.
+    documents = read_documents((), (*files, *lines), on_bad=config.on_bad)
     first = next(documents)  # a file that is not there is told before it is hashed
     words = "\n".join(vocabulary or ()).encode()
     source = {

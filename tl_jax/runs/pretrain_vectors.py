@@ -50,7 +50,7 @@ from tl_jax.runs.pretrain_config import PretrainVectorsConfig
 from tl_jax.runs.pretraining import MODEL
 from tl_jax.runs.tell import tell
 from tl_jax.text.subwords import Tokenizer
-from tl_jax.text.training import train_wordpiece
+from tl_jax.text.training import Reread, train_wordpiece
 from tl_jax.training.log import MetricsLog, truncate_log
 from tl_jax.training.signals import exit_on_signal
 
@@ -144,7 +144,7 @@ def _read(config: PretrainVectorsConfig) -> tuple[Tokenizer | None, Corpus]:
     tokenizer = None
     if config.units == "pieces":
         tokenizer = train_wordpiece(
-            read_lines(config.text),
+            Reread(partial(read_lines, config.text)),
             config.max_words or MOST_PIECES,
             lowercase=config.lowercase,
         )

@@ -3,11 +3,11 @@
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import tokenizers
@@ -27,6 +27,7 @@ from tl_jax.text.backends import (
 )
 from tl_jax.text.encodings import Encodings, Framed, encode
 
+Taken = TypeVar("Taken")
 _CHUNK = 8192  # texts handed to Rust at once: its results are large
 
 
@@ -133,9 +134,9 @@ class Tokenizer:
 
     def pieces(self, texts: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
         """Returns the ids of each text's pieces, with no special pieces around them."""
-        return [
-            np.array(e.ids, np.int32) for e in self._run("encode_batch_fast", texts)
-        ]
+        return self._run(
+            "encode_batch_fast", texts, lambda _, e: np.array(e.ids, np.int32)
+        )
 
     def pieces_with_offsets(
         self, texts: Sequence[str]
@@ -146,11 +147,11 @@ class Tokenizer:
         piece of nothing else keeps what it has. Marks that were stripped, such as an
         accent behind its letter, count as the piece that they follow.
         """
-        encoded = self._run("encode_batch", texts)
-        return [
-            (np.array(e.ids, np.int32), _trimmed(text, e.offsets))
-            for text, e in zip(texts, encoded, strict=True)
-        ]
+        return self._run(
+            "encode_batch",
+            texts,
+            lambda text, e: (np.array(e.ids, np.int32), _trimmed(text, e.offsets)),
+        )
 
     def save(
         self, folder: Path, *, segments: bool = True, max_length: int | None = None
@@ -207,22 +208,29 @@ class Tokenizer:
             and self.pair == Frame((cls, sep, sep), ((0,), (0,), (1,)), (0, 1))
         )
 
-    def _run(self, method: str, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    def _run(
+        self,
+        method: str,
+        texts: Sequence[str],
+        take: Callable[[str, tokenizers.Encoding], Taken],
+    ) -> list[Taken]:
+        """Encodes some texts at a time, for encodings are large, and takes of each."""
         encode = {
             "encode_batch": self.backend.encode_batch,
             "encode_batch_fast": self.backend.encode_batch_fast,
         }[method]
-        found: list[tokenizers.Encoding] = []
+        found: list[Taken] = []
         for start in range(0, len(texts), _CHUNK):
             chunk = list(texts[start : start + _CHUNK])
             try:
-                found += encode(chunk, add_special_tokens=False)
+                encodings = encode(chunk, add_special_tokens=False)
             except (TypeError, UnicodeEncodeError) as error:
                 bad = [start + i for i, t in enumerate(chunk) if not _is_text(t)]
                 raise DataError(
                     f"Text {bad[:10]} (from 0) cannot be tokenised, because it is no "
                     "string or holds half of a surrogate pair: mend or drop it."
                 ) from error
+            found += map(take, chunk, encodings)
         return found
 
 

@@ -3,7 +3,8 @@
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import tokenizers
@@ -28,7 +29,7 @@ def train_wordpiece(
     that differs from run to run; here they are given their ids beforehand.
 
     Args:
-      texts: Raw text.
+      texts: Raw text, which is read twice: an iterator is held in memory.
       vocab_size: Most pieces, the special ones included. Where single characters,
         which stand once for a word's beginning and once for its inside, would take more
         than three quarters of it, the rarest of them have no piece.
@@ -46,7 +47,8 @@ def train_wordpiece(
         lowercase=lowercase, strip_accents=False
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    texts = list(texts)
+    if iter(texts) is texts:
+        texts = list(texts)
     words = _count_words(backend, texts)
     most = min(int(ALPHABET * vocab_size), vocab_size - len(SPECIALS))
     alphabet, inner = _choose_alphabet(words, most)
@@ -66,6 +68,20 @@ def train_wordpiece(
     with tempfile.TemporaryDirectory() as folder:
         atomic.write_json(Path(folder) / "tokenizer.json", state)
         return load_tokenizer(Path(folder))
+
+
+@dataclass(frozen=True)
+class Reread:
+    """Texts that are read anew each time.
+
+    Attributes:
+      read: Begins at the first one.
+    """
+
+    read: Callable[[], Iterator[str]]
+
+    def __iter__(self) -> Iterator[str]:
+        return self.read()
 
 
 def _count_words(backend: tokenizers.Tokenizer, texts: Iterable[str]) -> Counter[str]:
