@@ -3,9 +3,12 @@
 A pretrained encoder is told the predicate by segment ids and tags every piece; one
 example a predicate (Shi & Lin 2019).
 
-Command:   python experiments/srl.py --train train_part*.conll --dev dev.conll
-Score:     not measured yet
-Cost:      not measured yet
+Command:   python experiments/srl.py --train train_part02.conll
+           --dev dev_part00.conll --batch-size 8 --learning-rate 2e-4
+Score:     F1 of roles without V 59.2 ± 0.7, precision 59.8 ± 0.6, recall 58.6 ± 0.9
+           (3 seeds; MiniLM, 2 epochs of the 5,695 predicates of that part, the best
+           epoch on 4,960 others)
+Cost:      18 minutes a seed on one core that did other work, too
 """
 
 from functools import partial

@@ -17,7 +17,8 @@ def seed_scores(
     """Fine-tunes once a seed, each in ``out/seed-N``, and tells some scores on dev.
 
     Returns:
-      A line for each name: mean ± standard deviation over the seeds.
+      A line for each name: mean ± standard deviation over the seeds, of each one's best
+      epoch on dev.
     """
     scores = finetune_seeds(config, out, seeds)["dev"]
     return "\n".join(f"{name} {Spread(**scores[name])}" for name in names)
