@@ -31,6 +31,7 @@ import numpy as np
 import tyro
 from elmo_task import Sizes
 from results_file import append_table
+from timing import seconds
 
 from tl_jax.interop.elmo import save_elmo
 from tl_jax.models.batch import Batch
@@ -106,14 +107,6 @@ class Ours:
         for number, states in stateless_states(*inputs):
             found[number] = states
         return found
-
-
-def seconds(function: Callable[[], Any]) -> float:
-    """Times one call, after a pause: the other side's threads may spin on a while."""
-    time.sleep(0.2)
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
 
 
 def compare(

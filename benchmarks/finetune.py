@@ -16,8 +16,7 @@ import gc
 import itertools
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,6 +27,7 @@ import tyro
 from finetune_task import DROPOUT, EPOCHS, RATE, Task
 from peak_memory import peak_added_by
 from results_file import append_table
+from timing import seconds
 
 from tl_jax.data.examples import Examples
 from tl_jax.data.packing import Layout
@@ -125,14 +125,6 @@ class Ours:
         return train_and_score(
             self.model, params, plan, train, dev, recipe, seed=seed
         ).accuracy
-
-
-def seconds(function: Callable[[Any], Any], batch: Any) -> float:
-    """Times one call, after a pause: the other side's threads may spin on a while."""
-    time.sleep(0.2)
-    began = time.perf_counter()
-    function(batch)
-    return time.perf_counter() - began
 
 
 def padded_times(task: Task, sides: list[Any], repeats: int) -> Iterator[list[str]]:

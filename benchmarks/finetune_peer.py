@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import transformers
 from finetune_task import EPOCHS, RATE, Task
+from peer_adamw import adamw
 
 from tl_jax.data.examples import Examples
 from tl_jax.data.packing import Layout
@@ -33,13 +34,7 @@ class Peer:
             num_labels=len(self.task.names),
             attn_implementation="sdpa",
         )
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim < 2]
-        groups = [
-            {"params": decayed, "weight_decay": 0.01},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=RATE, fused=True)
+        self.optimizer = adamw(self.model, RATE, 0.01)
         self.schedule = transformers.get_linear_schedule_with_warmup(
             self.optimizer, total // 10, total
         )

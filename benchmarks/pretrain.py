@@ -35,6 +35,7 @@ import tyro
 from peak_memory import peak_added_by
 from pretrain_task import POSITIONS, Task, make_task
 from results_file import append_table
+from timing import seconds
 
 from tl_jax.models.batch import Batch
 from tl_jax.runs.host_memory import keep_freed_memory
@@ -115,15 +116,6 @@ def make_side(task: Task, name: str) -> Any:
     return Peer(task)
 
 
-def seconds(side: Any, batch: Batch) -> float:
-    """Times a step, after a pause: the other side's threads may spin on a while."""
-    given = side.of(batch)
-    time.sleep(0.2)
-    began = time.perf_counter()
-    side.train(given)
-    return time.perf_counter() - began
-
-
 @dataclass(frozen=True)
 class Turns:
     """Steps of both sides, taken in turn.
@@ -151,7 +143,10 @@ def take_turns(
     compiled, times, text = 0.0, [], []
     for turn in range(-2, repeats):
         given = [next(stream) for stream in batches]
-        took = [seconds(*pair) for pair in zip(sides, given, strict=True)]
+        took = [
+            seconds(side.train, side.of(batch))
+            for side, batch in zip(sides, given, strict=True)
+        ]
         if turn < 0:
             compiled = max(compiled, took[0])
             continue

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from peer_adamw import adamw
 from pretrain_task import Task
 
 from tl_jax.data.masking import MASKED_LM, NEXT_SENTENCE
@@ -31,13 +32,7 @@ class Peer:
             )
         self.model.train()
         config = task.config
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim < 2]
-        groups = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        self.optimizer = adamw(self.model, config.learning_rate, config.weight_decay)
 
     def of(self, batch: Batch) -> dict[str, Any]:
         """Turns a batch of one example a row into theirs."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import transformers
 from jaxtyping import Float, Int
+from peer_adamw import adamw
 from quality_task import CLIP, DECAY, EPOCHS, TASKS, WARMUP, Recipe, Start, Task
 
 from tl_jax.interop.load import find_weights
@@ -106,13 +107,7 @@ def train(
     orders: Sequence[Sequence[int]],
 ) -> None:
     """AdamW with linear warm-up and decay, an epoch for each order of the examples."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [
-        {"params": decayed, "weight_decay": DECAY},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.rate, fused=True)
+    optimizer = adamw(model, recipe.rate, DECAY)
     total = EPOCHS * -(-len(features) // recipe.batch_size)
     schedule = transformers.get_linear_schedule_with_warmup(
         optimizer, math.ceil(WARMUP * total), total

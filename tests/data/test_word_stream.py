@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tl_jax.data.word_stream import BACKWARD, CHARACTERS, FORWARD, WordStream
+from tl_jax.data.word_stream import BACKWARD, FORWARD, SPELLINGS, WordStream
 from tl_jax.data.word_text import WordText, open_words, prepare_words
 from tl_jax.files.errors import ConfigError, DataError, IntegrityError
 from tl_jax.text.characters import word_characters
@@ -131,7 +131,7 @@ def test_characters_are_those_of_each_word_even_of_unknown_ones(text, blocks):
     seen = Counter()
     for n in range(plain.steps_per_epoch):
         batch, known = spelt.batch(n), plain.batch(n)
-        characters = batch.inputs[CHARACTERS]
+        characters = batch.inputs[SPELLINGS]
         assert characters.shape[0] == 4
         for rows in np.split(np.arange(4), blocks):
             table = characters[rows].reshape(-1, 12)

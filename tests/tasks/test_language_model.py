@@ -234,9 +234,9 @@ def test_characters_give_what_their_vectors_give_when_looked_up(text):
     batch, carry = stream.batch(1), SPELLING.carry(4)
     losses, end = SPELLING.losses(params, batch, carry)
     assert end.cell.shape == (4, L, 2, H)
-    same = {**batch.inputs, "characters": batch.inputs["characters"][::-1].copy()}
+    same = {**batch.inputs, "spellings": batch.inputs["spellings"][::-1].copy()}
     # Rows of the table are numbered over the whole batch.
-    width = same["characters"].shape[1]
+    width = same["spellings"].shape[1]
     moved = [3 - ids // width for ids in (batch.tokens, batch.inputs["backward"])]
     ids = [
         m * width + old % width

@@ -13,7 +13,7 @@ from tl_jax.text.characters import word_characters
 from tl_jax.text.vocabulary import BEGIN_ID, END_ID, UNKNOWN_ID
 
 FORWARD, BACKWARD = "forward", "backward"  # targets; BACKWARD is an input, too
-CHARACTERS = "characters"
+SPELLINGS = "spellings"
 _WIDTHS = 8  # numbers of rows that a batch's table of characters may have
 
 
@@ -38,7 +38,7 @@ class WordStream:
       rows: Number of streams.
       length: Neighbours of a window.
       max_characters: Characters of a word, if words are read by these; ``tokens`` are
-        then rows of ``inputs["characters"]``, which holds the batch's distinct words.
+        then rows of ``inputs["spellings"]``, which holds the batch's distinct words.
       blocks: Parts of a batch that are each read by themselves, with such a table of
         its own: the devices of a pmap.
     """
@@ -138,4 +138,4 @@ class WordStream:
         shape = self.rows, width, self.max_characters
         rows = np.concatenate([places.reshape(-1) for _, places in found])
         read = rows.reshape(words.shape).astype(np.int32)
-        return read, {CHARACTERS: table.reshape(shape)}
+        return read, {SPELLINGS: table.reshape(shape)}

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from tl_jax.data.word_stream import BACKWARD, CHARACTERS, FORWARD
+from tl_jax.data.word_stream import BACKWARD, FORWARD, SPELLINGS
 from tl_jax.metrics.sums import Ratio, Sums
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Params, init_module
@@ -165,7 +165,7 @@ class BiLanguageModel:
 
 def _words(batch: Batch) -> tuple[Array, Array, Array | None]:
     """What the biLM reads: ids, where there are any, and the distinct characters."""
-    characters = batch.inputs.get(CHARACTERS)
+    characters = batch.inputs.get(SPELLINGS)
     if characters is not None:
         characters = jnp.reshape(characters, (-1, characters.shape[-1]))
     return batch.tokens, batch.example, characters

@@ -6,13 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from etils import epath
 
-from tl_jax.data.builders.manual import find_files, instructions
+from tl_jax.data.builders.manual import FilesBuilder
 from tl_jax.data.propbank import read_propositions
 
 
-class EwtPropbank(tfds.core.GeneratorBasedBuilder):
+class EwtPropbank(FilesBuilder):
     """PropBank's roles of one predicate an example, as BIO tags of its words."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -22,30 +21,18 @@ class EwtPropbank(tfds.core.GeneratorBasedBuilder):
         "validation": ("dev*.conll",),
         "test": ("test*.conll",),
     }
-    MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(HOME, FILES)
-    pkg_dir_path = epath.Path(__file__).parent
 
-    def _info(self) -> tfds.core.DatasetInfo:
+    def features(self) -> dict[str, Any]:
+        """See `FilesBuilder`."""
         text = tfds.features.Text()
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            homepage=self.HOME,
-            features=tfds.features.FeaturesDict(
-                {
-                    "sentence": np.int64,
-                    "words": tfds.features.Sequence(text),
-                    "predicate": np.int64,
-                    "lemma": text,
-                    "roleset": text,
-                    "tags": tfds.features.Sequence(text),
-                }
-            ),
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:
-        files = find_files(dl_manager.manual_dir, self.FILES)
-        return {split: self._generate_examples(found) for split, found in files.items()}
+        return {
+            "sentence": np.int64,
+            "words": tfds.features.Sequence(text),
+            "predicate": np.int64,
+            "lemma": text,
+            "roleset": text,
+            "tags": tfds.features.Sequence(text),
+        }
 
     def _generate_examples(self, files: Sequence[Path]) -> Any:
         rows = read_propositions(files)

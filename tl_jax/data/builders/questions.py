@@ -6,13 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from etils import epath
 
-from tl_jax.data.builders.manual import find_files, instructions
+from tl_jax.data.builders.manual import FilesBuilder
 from tl_jax.data.squad import read_questions
 
 
-class Korquad(tfds.core.GeneratorBasedBuilder):
+class Korquad(FilesBuilder):
     """KorQuAD 1.0: questions on paragraphs of the Korean Wikipedia."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -21,30 +20,18 @@ class Korquad(tfds.core.GeneratorBasedBuilder):
         "train": ("KorQuAD_v1.0_train.json", "train.json"),
         "validation": ("KorQuAD_v1.0_dev.json", "dev.json"),
     }
-    MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(HOME, FILES)
-    pkg_dir_path = epath.Path(__file__).parent
 
-    def _info(self) -> tfds.core.DatasetInfo:
+    def features(self) -> dict[str, Any]:
+        """See `FilesBuilder`."""
         text = tfds.features.Text()
         answers = tfds.features.Sequence({"text": text, "answer_start": np.int32})
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            homepage=self.HOME,
-            features=tfds.features.FeaturesDict(
-                {
-                    "id": text,
-                    "title": text,
-                    "context": text,
-                    "question": text,
-                    "answers": answers,
-                }
-            ),
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:
-        files = find_files(dl_manager.manual_dir, self.FILES)
-        return {split: self._generate_examples(found) for split, found in files.items()}
+        return {
+            "id": text,
+            "title": text,
+            "context": text,
+            "question": text,
+            "answers": answers,
+        }
 
     def _generate_examples(self, files: Sequence[Path]) -> Any:
         rows = read_questions(files)

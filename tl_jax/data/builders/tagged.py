@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
-from etils import epath
 
-from tl_jax.data.builders.manual import find_files, instructions
+from tl_jax.data.builders.manual import FilesBuilder
 from tl_jax.data.conll import read_tagged
 from tl_jax.files.errors import DataError
 
@@ -15,7 +14,7 @@ KINDS = ("DT", "LC", "OG", "PS", "QT", "TI")
 TAGS = ("O", *(f"{mark}-{kind}" for kind in KINDS for mark in "BI"))
 
 
-class KlueNer(tfds.core.GeneratorBasedBuilder):
+class KlueNer(FilesBuilder):
     """KLUE-NER: dates, locations, organisations, persons, quantities and times."""
 
     VERSION = tfds.core.Version("1.1.0")
@@ -24,28 +23,14 @@ class KlueNer(tfds.core.GeneratorBasedBuilder):
         "train": ("klue-ner-v1.1_train.tsv", "train.tsv"),
         "validation": ("klue-ner-v1.1_dev.tsv", "dev.tsv"),
     }
-    MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(HOME, FILES)
-    pkg_dir_path = epath.Path(__file__).parent
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            homepage=self.HOME,
-            features=tfds.features.FeaturesDict(
-                {
-                    "sentence": tfds.features.Text(),
-                    "characters": tfds.features.Sequence(tfds.features.Text()),
-                    "tags": tfds.features.Sequence(
-                        tfds.features.ClassLabel(names=list(TAGS))
-                    ),
-                }
-            ),
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:
-        files = find_files(dl_manager.manual_dir, self.FILES)
-        return {split: self._generate_examples(found) for split, found in files.items()}
+    def features(self) -> dict[str, Any]:
+        """See `FilesBuilder`."""
+        return {
+            "sentence": tfds.features.Text(),
+            "characters": tfds.features.Sequence(tfds.features.Text()),
+            "tags": tfds.features.Sequence(tfds.features.ClassLabel(names=list(TAGS))),
+        }
 
     def _generate_examples(self, files: Sequence[Path]) -> Any:
         rows = read_tagged(files)

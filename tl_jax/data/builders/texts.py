@@ -11,15 +11,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from etils import epath
 
 from tl_jax.data import formats
-from tl_jax.data.builders.manual import find_files, instructions
+from tl_jax.data.builders.manual import FilesBuilder
 from tl_jax.data.table import Problems, bad_characters
 from tl_jax.data.text_file import read_text
 from tl_jax.files.errors import DataError
-
-HERE = epath.Path(__file__).parent
 
 
 def read_rows(
@@ -68,7 +65,7 @@ def _is_number(label: str) -> bool:
         return False
 
 
-class Nsmc(tfds.core.GeneratorBasedBuilder):
+class Nsmc(FilesBuilder):
     """Naver's movie reviews, positive (1) or negative (0)."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -79,33 +76,21 @@ class Nsmc(tfds.core.GeneratorBasedBuilder):
         "test": ("ratings_test.txt", "test.tsv"),
     }
     LABELS: ClassVar = ["0", "1"]
-    MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(HOME, FILES)
-    pkg_dir_path = HERE
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            homepage=self.HOME,
-            features=tfds.features.FeaturesDict(
-                {
-                    "id": tfds.features.Text(),
-                    "document": tfds.features.Text(),
-                    "label": tfds.features.ClassLabel(names=self.LABELS),
-                }
-            ),
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:
-        files = find_files(dl_manager.manual_dir, self.FILES)
-        return {split: self._generate_examples(found) for split, found in files.items()}
+    def features(self) -> dict[str, Any]:
+        """See `FilesBuilder`."""
+        return {
+            "id": tfds.features.Text(),
+            "document": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=self.LABELS),
+        }
 
     def _generate_examples(self, files: Sequence[Path]) -> Any:
         columns = ("id", "document", "label")
         yield from enumerate(read_rows(files, columns, self.LABELS))
 
 
-class Korsts(tfds.core.GeneratorBasedBuilder):
+class Korsts(FilesBuilder):
     """KorSTS: how similar two Korean sentences are in meaning, from 0 to 5."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -116,28 +101,18 @@ class Korsts(tfds.core.GeneratorBasedBuilder):
         "test": ("sts-test.tsv", "test.tsv"),
     }
     TEXTS = ("genre", "filename", "year", "id", "sentence1", "sentence2")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(HOME, FILES)
-    pkg_dir_path = HERE
 
-    def _info(self) -> tfds.core.DatasetInfo:
+    def features(self) -> dict[str, Any]:
+        """See `FilesBuilder`."""
         texts = {name: tfds.features.Text() for name in self.TEXTS}
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            homepage=self.HOME,
-            features=tfds.features.FeaturesDict(texts | {"score": np.float32}),
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:
-        files = find_files(dl_manager.manual_dir, self.FILES)
-        return {split: self._generate_examples(found) for split, found in files.items()}
+        return texts | {"score": np.float32}
 
     def _generate_examples(self, files: Sequence[Path]) -> Any:
         for number, row in enumerate(read_rows(files, (*self.TEXTS, "score"))):
             yield number, row | {"score": float(row["score"])}
 
 
-class KlueNli(tfds.core.GeneratorBasedBuilder):
+class KlueNli(FilesBuilder):
     """KLUE-NLI: whether a premise entails a hypothesis, contradicts it, or neither."""
 
     VERSION = tfds.core.Version("1.1.0")
@@ -148,22 +123,12 @@ class KlueNli(tfds.core.GeneratorBasedBuilder):
     }
     TEXTS = ("guid", "source", "premise", "hypothesis")
     LABELS: ClassVar = ["entailment", "contradiction", "neutral"]
-    MANUAL_DOWNLOAD_INSTRUCTIONS = instructions(HOME, FILES)
-    pkg_dir_path = HERE
 
-    def _info(self) -> tfds.core.DatasetInfo:
+    def features(self) -> dict[str, Any]:
+        """See `FilesBuilder`."""
         texts = {name: tfds.features.Text() for name in self.TEXTS}
         label = tfds.features.ClassLabel(names=self.LABELS)
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            homepage=self.HOME,
-            features=tfds.features.FeaturesDict(texts | {"gold_label": label}),
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> Any:
-        files = find_files(dl_manager.manual_dir, self.FILES)
-        return {split: self._generate_examples(found) for split, found in files.items()}
+        return texts | {"gold_label": label}
 
     def _generate_examples(self, files: Sequence[Path]) -> Any:
         columns = (*self.TEXTS, "gold_label")
