@@ -1,5 +1,6 @@
 """One process at a time in a folder (F15)."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -87,6 +88,38 @@ def test_within_one_process_and_after_an_exception(tmp_path):
     with hold(folder):
         pass
     assert (folder / LOCK).read_bytes() == b""
+
+
+def test_a_new_folder_goes_again_if_nothing_was_laid_in_it(tmp_path):
+    folder = tmp_path / "run"
+    for name in (None, "run.json"):
+        with pytest.raises(KeyError), hold(folder):
+            if name is not None:
+                (folder / name).touch()
+            raise KeyError
+        assert folder.exists() == (name is not None)
+    # One that was there before stays.
+    (folder / "run.json").unlink()
+    with pytest.raises(KeyError), hold(folder):
+        raise KeyError
+    assert folder.exists()
+
+
+def test_who_waited_holds_the_folder_that_is_there(tmp_path, monkeypatch):
+    """Not the one that its first holder removed."""
+    folder = tmp_path / "run"
+    first = contextlib.ExitStack()
+    first.enter_context(hold(folder))
+
+    def first_fails(_):
+        first.__exit__(KeyError, KeyError(), None)
+        assert not folder.exists()
+
+    monkeypatch.setattr(locks.time, "sleep", first_fails)
+    with hold(folder, wait=60.0):
+        busy = pytest.raises(RunBusyError)
+        with busy, hold(folder):
+            pytest.fail("two hold one folder")
 
 
 def test_unreadable_owner_is_still_a_refusal(tmp_path):

@@ -23,7 +23,8 @@ def hold(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
     """Holds ``folder`` (made if need be) for this process until the block ends.
 
     The kernel drops the lock when the process dies, however it dies, so there is
-    nothing stale to clean up. A forked child that outlives it keeps the lock.
+    nothing stale to clean up. A forked child that outlives it keeps the lock. A folder
+    that it made, and in which nothing was laid before the block failed, goes again.
 
     Args:
       folder: The folder to hold, by an exclusive ``flock`` on its ``.lock``.
@@ -32,20 +33,53 @@ def hold(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
     Raises:
       RunBusyError: Another holder is there; it is named by pid, host, command and time.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    fresh = not folder.exists()
+    descriptor = _lock(folder, time.monotonic() + wait)
+    try:
+        _replace(descriptor, json.dumps(_owner()).encode())
+        yield
+    except BaseException:
+        if fresh:
+            _remove_bare(folder)
+        raise
+    finally:
+        _replace(descriptor, b"")
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _lock(folder: Path, deadline: float) -> int:
+    """Opens and locks the lock file that is there when the lock is had."""
     # O_NOFOLLOW: a link planted as .lock must not have its target truncated.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(folder / LOCK, flags, 0o666)
-    try:
-        _acquire(descriptor, folder, time.monotonic() + wait)
-        _replace(descriptor, json.dumps(_owner()).encode())
+    file = folder / LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, flags, 0o666)
         try:
-            yield
-        finally:
-            _replace(descriptor, b"")
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
+            _acquire(descriptor, folder, deadline)
+            if _is_there(descriptor, file):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
+
+
+def _is_there(descriptor: int, file: Path) -> bool:
+    """False if who held the lock before has removed the file, with its folder."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_bare(folder: Path) -> None:
+    """Removes a folder that holds a lock file alone."""
+    with contextlib.suppress(OSError):
+        if [*folder.iterdir()] == [folder / LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()
 
 
 def _acquire(descriptor: int, folder: Path, deadline: float) -> None:
