@@ -37,7 +37,7 @@ from tl_jax.interop.elmo import save_elmo
 from tl_jax.models.batch import Batch
 from tl_jax.models.compose import Params, init_module
 from tl_jax.models.elmo import BiLm
-from tl_jax.report import markdown
+from tl_jax.report.tables import markdown
 from tl_jax.runs import job as finetuning
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.elmo_features import stateless_states

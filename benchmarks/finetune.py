@@ -36,6 +36,7 @@ from tl_jax.interop.load import load
 from tl_jax.metrics.bootstrap import spread
 from tl_jax.models.compose import Params, compose, init_from
 from tl_jax.models.heads import Classify
+from tl_jax.report.tables import markdown
 from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.trial import Recipe, train_and_score
 from tl_jax.tasks import classification
@@ -218,8 +219,6 @@ def main(config: Config) -> None:
         return
     keep_freed_memory()
     task = Task(config.data, config.weights)
-    from tl_jax.report import markdown  # it draws, too: no memory of a training run's
-
     sides = [make_side(task, config.batch_size, name) for name in SIDES]
     table = list(padded_times(task, sides, config.repeats))
     table.append(real_times(sides, config.steps))

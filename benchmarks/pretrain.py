@@ -38,6 +38,7 @@ from results_file import append_table
 from timing import seconds
 
 from tl_jax.models.batch import Batch
+from tl_jax.report.tables import markdown
 from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.pretrain_bert import training_of
 from tl_jax.runs.pretrain_bert_setup import prepare_parts
@@ -249,8 +250,6 @@ def main(config: Config) -> None:
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        from tl_jax.report import markdown  # it draws, too: no memory of a run's
-
         table = list(speed_rows(config, folder))
         table.append(memory_row(config, folder / "memory"))
     print(markdown(("", "tl_jax", "transformers + torch", "ratio", "compiling"), table))

@@ -49,6 +49,7 @@ from results_file import append, read
 
 from tl_jax.files.errors import ConfigError, did_you_mean
 from tl_jax.metrics.bootstrap import spread
+from tl_jax.report.tables import markdown
 from tl_jax.runs.compilations import keep_compilations
 from tl_jax.runs.finetune import finetune
 from tl_jax.runs.host_memory import keep_freed_memory
@@ -159,8 +160,6 @@ def read_results(config: Config) -> list[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Mean ± standard deviation over seeds by task and side, in points."""
-    from tl_jax.report import markdown
-
     lines = []
     for name, recipe in TASKS.items():
         own = [row for row in rows if row["task"] == name]

@@ -30,7 +30,7 @@ import tyro
 
 from tl_jax.metrics.bootstrap import spread
 from tl_jax.models.compose import Params
-from tl_jax.report import tell_curves
+from tl_jax.report.curves import tell_curves
 from tl_jax.runs.compilations import keep_compilations
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.host_memory import keep_freed_memory

@@ -54,7 +54,7 @@ from tl_jax.interop.load import load, load_tokenizer
 from tl_jax.metrics.bootstrap import Spread, spread
 from tl_jax.models.compose import Model, Params, compose, graft
 from tl_jax.models.heads import Classify
-from tl_jax.report import tell_curves
+from tl_jax.report.curves import tell_curves
 from tl_jax.runs.compilations import keep_compilations
 from tl_jax.runs.folder import RESULTS, is_run
 from tl_jax.runs.host_memory import keep_freed_memory

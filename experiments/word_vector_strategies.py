@@ -25,7 +25,7 @@ from tl_jax.metrics.bootstrap import spread
 from tl_jax.models.compose import compose, graft
 from tl_jax.models.heads import Classify
 from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
-from tl_jax.report import markdown
+from tl_jax.report.tables import markdown
 from tl_jax.runs.host_memory import keep_freed_memory
 from tl_jax.runs.trial import Recipe, train_and_score
 from tl_jax.tasks import classification

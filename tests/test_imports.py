@@ -18,8 +18,9 @@ ROOMS = (
     "training",
     "interop",
     "runs",
+    "report",
 )
-TOP = len(ROOMS)  # quickstart, report, cli and what else lies beside the rooms
+TOP = len(ROOMS)  # quickstart, cli and what else lies beside the rooms
 
 
 def rank(parts):

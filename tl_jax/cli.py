@@ -214,10 +214,10 @@ def report(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
     Args:
         runs: Run directories; of several seeds, the folder above them.
     """
-    from tl_jax.perplexities import report_pretraining
-    from tl_jax.report import report as report_runs
+    from tl_jax.report.perplexities import report_pretraining
+    from tl_jax.report.runs import report as report_runs
+    from tl_jax.report.vectors import report_vectors, trained_vectors
     from tl_jax.runs.pretraining import kind_of
-    from tl_jax.vector_scores import report_vectors, trained_vectors
 
     if not runs:
         raise ConfigError("Name the run directories that are to be compared.")

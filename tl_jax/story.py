@@ -22,7 +22,8 @@ from tl_jax.models.bert import Bert
 from tl_jax.models.compose import Model, Params, compose, init_from
 from tl_jax.models.heads import Classify
 from tl_jax.models.word_vectors import WordVectors, WordVectorsConfig
-from tl_jax.report import draw_curves, draw_rows, markdown
+from tl_jax.report.curves import draw_curves, draw_rows
+from tl_jax.report.tables import markdown
 from tl_jax.runs.experiment import MINILM
 from tl_jax.runs.story_bar import StoryBar
 from tl_jax.tasks import classification

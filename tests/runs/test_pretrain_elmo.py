@@ -22,7 +22,7 @@ from tl_jax.data.word_text import open_words, prepare_words
 from tl_jax.files.errors import ConfigError, DataError, IntegrityError, WeightsError
 from tl_jax.interop.elmo import load_elmo
 from tl_jax.models.elmo import BiLm, ElmoConfig, Rows, zero_carry
-from tl_jax.perplexities import curves
+from tl_jax.report.perplexities import curves
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.evaluate import verify
 from tl_jax.runs.features import features

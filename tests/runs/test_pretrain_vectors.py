@@ -6,12 +6,12 @@ import pytest
 
 from tl_jax.files.errors import ConfigError, DataError, NonFiniteError
 from tl_jax.interop.word_vectors import read_word_vectors
+from tl_jax.report.vectors import report_vectors, trained_vectors
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.job import prepare
 from tl_jax.runs.pretrain_vectors import PretrainVectorsConfig, pretrain_vectors
 from tl_jax.text.subwords import load_tokenizer
 from tl_jax.training.log import read_log, without_clock
-from tl_jax.vector_scores import report_vectors, trained_vectors
 
 SIZE = 12
 

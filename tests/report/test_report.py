@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from tl_jax.diagnosis import Diagnosis, by_length, confidence, diagnose
-from tl_jax.drawing import draw_types
 from tl_jax.files.errors import ConfigError
-from tl_jax.report import markdown, mean_mixes, report
+from tl_jax.report.diagnosis import Diagnosis, by_length, confidence, diagnose
+from tl_jax.report.drawing import draw_types
+from tl_jax.report.runs import mean_mixes, report
+from tl_jax.report.tables import markdown
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.data import read_part
 from tl_jax.runs.encoders import save_text_encoder

@@ -2,20 +2,18 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from tl_jax.diagnosis import Diagnosis, diagnose
-from tl_jax.drawing import (
-    COLOURS,
-    INK,
-    PALE,
+from tl_jax.files.atomic import read_json
+from tl_jax.files.errors import ConfigError, DataError, TlJaxError
+from tl_jax.report.diagnosis import Diagnosis, diagnose
+from tl_jax.report.drawing import (
     LayerMix,
     draw_calibration,
     draw_confusion,
@@ -26,9 +24,7 @@ from tl_jax.drawing import (
     draw_values,
     panels,
 )
-from tl_jax.files.atomic import read_json, write_text
-from tl_jax.files.errors import ConfigError, DataError, TlJaxError
-from tl_jax.metrics.bootstrap import Spread
+from tl_jax.report.tables import markdown
 from tl_jax.runs.data import read_part
 from tl_jax.runs.folder import (
     PREDICTIONS,
@@ -44,113 +40,6 @@ from tl_jax.tasks.task import Task
 from tl_jax.training.log import read_log
 
 MIXES_PICTURE = "elmo_layers.png"
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lays out a Markdown table; all columns but the first are right-aligned."""
-    columns = list(zip(head, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(width) if n == 0 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    dashes = ["-" * w if n == 0 else "-" * (w - 1) + ":" for n, w in enumerate(widths)]
-    return "\n".join([line(head), line(dashes), *map(line, rows)])
-
-
-def draw_rows(file: Path, rows: Sequence[tuple[str, float, float]], title: str) -> None:
-    """Draws each system's accuracy as a dot, with its standard deviation."""
-    figure, (axes,) = panels(1, height=0.45 * len(rows) + 1.2)
-    names, means, deviations = zip(*rows, strict=True)
-    places = range(len(rows))
-    axes.errorbar(
-        [100 * mean for mean in means],
-        places,
-        # A system of one seed has no deviation to draw.
-        xerr=[100 * deviation or float("nan") for deviation in deviations],
-        fmt="o",
-        color=COLOURS[0],
-        ecolor=INK,
-        capsize=3,
-    )
-    for place, mean, deviation in zip(places, means, deviations, strict=True):
-        axes.text(
-            100 * (mean + deviation) + 0.4, place, f"{100 * mean:.1f}", va="bottom"
-        )
-    axes.set_yticks(list(places), names)
-    axes.grid(axis="y", color=PALE)
-    axes.set_axisbelow(True)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(min(45, 95 * min(means)), 100 * max(means) + 6)
-    axes.set_xlabel("accuracy, %")
-    axes.set_title(title, loc="left", fontsize=10)
-    figure.savefig(file, dpi=150)
-
-
-def draw_curves(
-    file: Path,
-    curves: Mapping[str, Sequence[tuple[int, float]]],
-    title: str,
-    deviations: Mapping[str, Sequence[float]] = MappingProxyType({}),
-    score: str = "accuracy",
-) -> None:
-    """Draws a score against the number of labels, on a logarithmic axis.
-
-    ``deviations`` are drawn as bars around the curves' points.
-    """
-    figure, (axes,) = panels(1, height=4.2)
-    for (name, points), colour in zip(curves.items(), COLOURS, strict=False):
-        sizes, accuracies = zip(*points, strict=True)
-        shown = [100 * accuracy for accuracy in accuracies]
-        bars = [100 * deviation for deviation in deviations.get(name, ())]
-        axes.errorbar(
-            sizes, shown, bars or None, marker="o", color=colour, label=name, capsize=3
-        )
-    ticks = sorted({size for points in curves.values() for size, _ in points})
-    axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("labels")
-    axes.set_ylabel(f"{score}, %")
-    axes.set_title(title, loc="left", fontsize=10)
-    axes.legend(frameon=False, fontsize=9)
-    figure.savefig(file, dpi=150)
-
-
-def tell_curves(
-    out: Path, score: str, spreads: Mapping[str, Mapping[int, Spread]]
-) -> str:
-    """Writes scores by system and number of labels: ``table.md`` and ``labels.png``.
-
-    Args:
-      out: The folder.
-      score: Their name.
-      spreads: By system, then by number of labels; the same numbers everywhere.
-
-    Returns:
-      The table.
-    """
-    sizes = next(iter(spreads.values()))
-    head = (f"{score}, %", *(f"{size:,} labels" for size in sizes))
-    rows = [
-        (system, *(f"{100 * s.mean:.1f} ± {100 * s.std:.1f}" for s in found.values()))
-        for system, found in spreads.items()
-    ]
-    runs = max(one.runs for found in spreads.values() for one in found.values())
-    title = f"mean ± standard deviation of {runs} seeds"
-    table = f"{title}\n\n{markdown(head, rows)}"
-    write_text(out / "table.md", f"{table}\n")
-    means = {
-        system: [(size, one.mean) for size, one in found.items()]
-        for system, found in spreads.items()
-    }
-    bars = {system: [s.std for s in f.values()] for system, f in spreads.items()}
-    draw_curves(out / "labels.png", means, title, bars, score.replace("_", " "))
-    return table
 
 
 def report(runs: Sequence[Path]) -> str:

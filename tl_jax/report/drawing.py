@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tl_jax.diagnosis import Bin, TypeScore
 from tl_jax.metrics.classification import Calibration
+from tl_jax.report.diagnosis import Bin, TypeScore
 
 INK, PAPER, PALE = "#1f2933", "#ffffff", "#dddddd"
 COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#8d5a97", "#e8a33d", "#5b6770")

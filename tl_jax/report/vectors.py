@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tl_jax.files.atomic import read_json
-from tl_jax.report import markdown
+from tl_jax.report.tables import markdown
 from tl_jax.runs.folder import RESULTS, RUN_FILE, SETUP
 
 _HEAD = ("run", "method", "width", "words", "tokens", "loss")

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
-from tl_jax.drawing import COLOURS, panels, smooth
 from tl_jax.files.atomic import read_json
-from tl_jax.report import markdown
+from tl_jax.report.drawing import COLOURS, panels, smooth
+from tl_jax.report.tables import markdown
 from tl_jax.runs.folder import RESULTS, RUN_FILE
 from tl_jax.training.log import Record, read_log
 

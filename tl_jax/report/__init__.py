@@ -1,0 +1,1 @@
+"""What runs have come to, told and drawn: tables, curves, diagnoses."""
