@@ -191,7 +191,8 @@ def search(case: Case, closeness: float, known: dict[Case, Any], file: Path) -> 
             free = (HBM - found["peak_bytes"]) / max(
                 1.0, (found["peak_bytes"] - found["state_bytes"]) / rows
             )
-            rows = fits + max(1, int(free))
+            # Where little is left, try what ends the search: to fail takes seconds.
+            rows = max(fits + int(free), int(fits * closeness), fits + 1)
         else:
             fails = rows
         if fails is not None:
