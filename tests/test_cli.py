@@ -229,6 +229,8 @@ def test_ctrl_c_while_the_command_is_imported_is_told(
 ) -> None:
     script = (
         "import os, signal, sys, tl_jax.__main__ as program\n"
+        # Else what begins in a shell's background would not hear it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Interrupt:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'tl_jax.cli':\n"
