@@ -324,12 +324,17 @@ def test_a_stop_while_scores_are_computed_is_heeded(
     assert (tmp_path / "run" / "results.json").exists()
 
 
+def unsealed(weights: str, folder: Path) -> Path:
+    """Copies weights, to be changed: without the manifest that would tell."""
+    shutil.copytree(weights, folder)
+    (folder / "MANIFEST.json").unlink(missing_ok=True)
+    return folder
+
+
 def test_a_pooler_that_is_not_there_is_not_frozen_as_it_was_drawn(
     encoder_config: FinetuneConfig, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "bert"
-    shutil.copytree(encoder_config.weights, folder)
-    (folder / "MANIFEST.json").unlink(missing_ok=True)
+    folder = unsealed(encoder_config.weights, tmp_path / "bert")
     (file,) = folder.glob("*.safetensors")
     tensors = {k: x for k, x in load_file(file).items() if "pooler" not in k}
     save_file(tensors, file)
@@ -348,9 +353,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(
     encoder_config: FinetuneConfig, tmp_path: Path
 ) -> None:
     """Its last pieces would read the embedding of another one."""
-    folder = tmp_path / "bert"
-    shutil.copytree(encoder_config.weights, folder)
-    (folder / "MANIFEST.json").unlink(missing_ok=True)
+    folder = unsealed(encoder_config.weights, tmp_path / "bert")
     tokenizer = load_tokenizer(folder)
     tokenizer.backend.add_tokens(["[E1]"])
     tokenizer.backend.save(str(folder / "tokenizer.json"))
