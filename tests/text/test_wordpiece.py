@@ -278,6 +278,24 @@ def test_pieces_that_were_added_elsewhere_are_refused(small):
         load_tokenizer(small)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("added_tokens.json", {"[E1]": "eleven"}),
+        ("added_tokens.json", {"[E1]": None}),
+        ("added_tokens.json", {"[E1]": -1}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "[E1]"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"11": {"special": True}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"11": "[E1]"}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": ["[E1]"]}),
+    ],
+)
+def test_added_pieces_without_a_number_or_a_name_are_refused(small, name, content):
+    (small / name).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=name):
+        load_tokenizer(small)
+
+
 def test_options_that_do_not_fit(small):
     tokenizer = load_tokenizer(small)
     with pytest.raises(ConfigError, match="need 3"):

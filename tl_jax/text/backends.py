@@ -160,24 +160,44 @@ def _add_later_ones(
     """Adds the pieces that a vocab.txt lacks, from the files beside it.
 
     Raises:
-      DataError: Their ids do not go on where those of the vocabulary end.
+      DataError: Their ids do not go on where those of the vocabulary end, or the files
+        do not tell a piece and its id.
     """
-    told: dict[str, Any] = _read_object(file.with_name("added_tokens.json"))
-    later = {number: {"content": piece} for piece, number in told.items()}
-    later |= {
-        int(number): piece
-        for number, piece in (config.get("added_tokens_decoder") or {}).items()
-    }
-    for number, piece in sorted(later.items()):
-        if backend.id_to_token(number) == piece["content"]:
+    for number, told in _later_ones(file, config):
+        piece = told["content"]
+        if backend.id_to_token(number) == piece:
             continue
-        how = {key: bool(piece[key]) for key in _HOW if key in piece}
-        backend.add_tokens([tokenizers.AddedToken(piece["content"], **how)])
-        if backend.token_to_id(piece["content"]) != number:
+        how = {key: bool(told[key]) for key in _HOW if key in told}
+        backend.add_tokens([tokenizers.AddedToken(piece, **how)])
+        if backend.token_to_id(piece) != number:
             raise DataError(
-                f"{file.parent}: {piece['content']!r} is to be piece {number}, which "
+                f"{file.parent}: {piece!r} is to be piece {number}, which "
                 f"{file.name} does not lead up to. Have transformers write it again."
             )
+
+
+def _later_ones(file: Path, config: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """Lists added pieces by their ids; tokenizer_config.json overrides the other."""
+    source = file.with_name("added_tokens.json")
+    told: list[tuple[Path, Any, Any]] = [
+        (source, number, {"content": piece})
+        for piece, number in _read_object(source).items()
+    ]
+    source, name = file.with_name(_CONFIG), "added_tokens_decoder"
+    declared = config.get(name) or {}
+    if not isinstance(declared, dict):
+        raise DataError(f"{source}: {name} must be an object of ids and pieces.")
+    told += [(source, number, piece) for number, piece in declared.items()]
+    later: dict[int, dict[str, Any]] = {}
+    for source, number, piece in told:
+        content = piece.get("content") if isinstance(piece, dict) else None
+        if not (isinstance(content, str) and re.fullmatch("[0-9]+", str(number))):
+            raise DataError(
+                f"{source}: an added piece needs a number and a string as its content; "
+                f"here {number!r:.40} stands with {piece!r:.80}."
+            )
+        later[int(number)] = piece
+    return sorted(later.items())
 
 
 def _normalizer(
