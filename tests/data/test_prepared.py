@@ -17,7 +17,8 @@ from tl_jax.data.propbank import (
     read_propositions,
     write_propositions,
 )
-from tl_jax.data.squad import Questions, read_questions
+from tl_jax.data.questions import Questions
+from tl_jax.data.squad import read_questions
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.runs.check import CheckConfig, check_data
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_jax.data.squad import Gold, read_questions, write_predictions
+from tl_jax.data.questions import Gold
+from tl_jax.data.squad import read_questions, write_predictions
 from tl_jax.files.errors import ConfigError, DataError
 
 CONTEXT = "Seoul is the capital. Busan is not, alas."

@@ -10,7 +10,8 @@ from tiny_tokenizers import byte_level, unigram
 
 from tl_jax.data.examples import make_examples
 from tl_jax.data.packing import Layout, pack
-from tl_jax.data.squad import Gold, Questions, read_questions
+from tl_jax.data.questions import Gold, Questions
+from tl_jax.data.squad import read_questions
 from tl_jax.files.errors import ConfigError, DataError, NonFiniteError
 from tl_jax.metrics.sums import mean
 from tl_jax.models.compose import compose

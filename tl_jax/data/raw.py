@@ -11,8 +11,8 @@ import numpy as np
 
 from tl_jax.data.conll import TaggedSentences, looks_tagged
 from tl_jax.data.propbank import NOTHING, Propositions, Sentence
+from tl_jax.data.questions import Question, Questions, questions_of
 from tl_jax.data.readers import read_labelled, read_table
-from tl_jax.data.squad import Question, Questions, questions_of
 from tl_jax.data.table import Problems, Table, one_field
 from tl_jax.files.errors import DataError
 from tl_jax.text.located import Located, join, locate

@@ -11,8 +11,8 @@ from tl_jax.data.checks import words
 from tl_jax.data.conll import TaggedSentences
 from tl_jax.data.iob2 import spans
 from tl_jax.data.propbank import PREDICATE, Propositions
+from tl_jax.data.questions import Questions
 from tl_jax.data.readers import LabelledTexts
-from tl_jax.data.squad import Questions
 from tl_jax.metrics.classification import Calibration, calibration, confusion_matrix
 from tl_jax.metrics.entities import entity_scores
 from tl_jax.metrics.span_qa import exact_match, f1

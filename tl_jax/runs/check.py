@@ -28,8 +28,9 @@ from tl_jax.data.checks import (
 from tl_jax.data.conll import TaggedSentences, read_tagged
 from tl_jax.data.iob2 import spans
 from tl_jax.data.propbank import PREDICATE, Propositions, read_propositions
+from tl_jax.data.questions import Questions
 from tl_jax.data.readers import LabelledTexts, read_labelled
-from tl_jax.data.squad import Questions, read_questions
+from tl_jax.data.squad import read_questions
 from tl_jax.files.errors import DataError, TlJaxError
 from tl_jax.runs.config import CheckConfig, FinetuneConfig
 from tl_jax.runs.tasks import task_of

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from tl_jax.data.squad import Questions
+from tl_jax.data.questions import Questions
 from tl_jax.files.errors import ConfigError, DataError, NonFiniteError
 from tl_jax.metrics import span_qa as metrics
 from tl_jax.tasks.span_windows import Windows, lengths_of, max_context

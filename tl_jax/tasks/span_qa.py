@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float
 
+from tl_jax.data.questions import Questions
 from tl_jax.data.raw import is_raw, read_asked
-from tl_jax.data.squad import Questions, read_questions, write_predictions
+from tl_jax.data.squad import read_questions, write_predictions
 from tl_jax.files.errors import DataError
 from tl_jax.metrics.sums import Loss, Ratio, Sums
 from tl_jax.models.batch import Array, Batch, first_columns, membership

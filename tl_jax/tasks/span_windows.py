@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tl_jax.data.examples import Examples, make_examples, ranges
-from tl_jax.data.squad import Questions
+from tl_jax.data.questions import Questions
 from tl_jax.files.errors import ConfigError
 from tl_jax.text.encodings import TextEncoder
 
