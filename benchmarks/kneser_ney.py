@@ -17,16 +17,16 @@ that they are scored on, one more than a sentence has, in both directions: ``</S
 forward, which backward, on the text reversed, stands for the ``<S>`` that the biLM
 predicts there. The biLM sees the sentences before (or after), too; the n-grams do not.
 
-Measured, an hour of one core each, options not named as they are by default (perplexity
-forward / backward; ``benchmarks/results/language_models.jsonl``):
+Measured, up to an hour of one core each, options not named as they are by default
+(perplexity forward / backward; ``benchmarks/results/language_models.jsonl``):
 
 - English, 8.9 million words: four novels of Project Gutenberg and IMDb's reviews
   (`experiments/imdb_text.py`) by --text, wiki-split's sentences by --lines; --dev Pride
-  and Prejudice; --steps 4200 (5.4 million words) --sampled 2048: **87.9 / 87.1**,
+  and Prejudice; --steps 4200 (5.4 million words) --sampled 2048: **86.9 / 86.9**,
   Kneser-Ney 129.1 / 129.5.
 - Korean, 1.0 million: NSMC's reviews, FrameNet's sentences and React's documentation by
   --lines; --dev the Korean side of parallel news, of whose words 31 % are <UNK>;
-  --steps 3600 --sampled 2048 --vocab-size 40000 --dropout 0.2: **113.9 / 139.0**,
+  --steps 3600 --sampled 2048 --vocab-size 40000 --dropout 0.2: **114.5 / 139.7**,
   Kneser-Ney 275.0 / 271.5.
 """
 
