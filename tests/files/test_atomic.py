@@ -57,8 +57,15 @@ def test_full_disk_is_told_and_the_old_file_stays(tmp_path, monkeypatch, failing
         atomic.write_bytes(path, b"new")
     monkeypatch.undo()
     assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(path)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_folder_that_is_not_there_is_told_by_the_name_that_was_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        atomic.write_bytes(tmp_path / "none" / "a", b"new")
+    assert caught.value.filename == str(tmp_path / "none" / "a")
 
 
 def test_file_and_folder_reach_the_disk_in_order(tmp_path, monkeypatch):

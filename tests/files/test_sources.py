@@ -78,7 +78,7 @@ def cache(tmp_path):
 def test_path_is_itself(tmp_path, monkeypatch):
     (tmp_path / "model:v2").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert resolve(str(tmp_path)) == tmp_path
+    assert resolve(str(tmp_path)) == resolve(tmp_path) == tmp_path
     assert resolve("model:v2") == Path("model:v2")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert resolve("~/model:v2") == tmp_path / "model:v2"

@@ -15,6 +15,7 @@ from tiny_runs import WORDS, StopAt
 from tl_jax.files.errors import (
     ConfigError,
     DataError,
+    IntegrityError,
     NonFiniteError,
     VerificationError,
     WeightsError,
@@ -25,6 +26,7 @@ from tl_jax.runs import evaluate as opened
 from tl_jax.runs.config import FinetuneConfig
 from tl_jax.runs.finetune import finetune, finetune_seeds, resume
 from tl_jax.runs.job import prepare
+from tl_jax.runs.results import read_results, sealed
 from tl_jax.tasks.classification import Classification
 from tl_jax.text.subwords import load_tokenizer
 from tl_jax.training.checkpoint import committed, restore
@@ -108,14 +110,56 @@ def test_verify_tells_of_other_data_and_of_other_predictions(
     run = tmp_path / "run"
     finetune(replace(encoder_config, dev=str(dev), test=None, epochs=1), run)
     assert opened.verify(run)
-    results = json.loads((run / "results.json").read_text())
+    results = read_results(run)
+    assert results is not None
+    del results["sha256"]
     results["parts"]["dev"]["predictions_sha256"] = "0" * 64
-    (run / "results.json").write_text(json.dumps(results))
+    (run / "results.json").write_text(json.dumps(sealed(results)))
     with pytest.raises(VerificationError, match="predictions' hash"):
         opened.verify(run)
     dev.write_text(dev.read_text().replace("\t1\n", "\t0\n", 1))
     with pytest.raises(VerificationError, match="holds other data now"):
         opened.verify(run)
+
+
+def test_what_was_tuned_on_dev_is_sealed_and_its_lack_is_told(
+    encoder_config: FinetuneConfig,
+    tmp_path: Path,
+    tiny: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, dev = tmp_path / "run", str(tiny / "dev.tsv")
+    finetune(replace(encoder_config, test=None, epochs=1), run)
+    whole = (run / "results.json").read_text()
+    capsys.readouterr()
+    opened.evaluate(run, dev)
+    assert "not finished" not in capsys.readouterr().err
+    for damaged in (whole.replace('"tuned": {}', '"tuned": {"x": 1}'), "[]", "{}", "5"):
+        (run / "results.json").write_text(damaged)
+        with pytest.raises(IntegrityError, match=r"results\.json"):
+            opened.evaluate(run, dev)
+        with pytest.raises(IntegrityError, match=r"results\.json"):
+            opened.verify(run)
+    (run / "results.json").unlink()
+    opened.evaluate(run, dev)
+    assert "it is not finished" in capsys.readouterr().err
+    resume(run)
+    assert (run / "results.json").read_text() == whole
+    (run / "run.json").write_text("[]")
+    with pytest.raises(IntegrityError, match=r"run\.json: a JSON object"):
+        opened.evaluate(run, dev)
+
+
+def test_predictions_without_a_format_are_refused_before_any_is_made(
+    encoder_config: FinetuneConfig,
+    tmp_path: Path,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finetune(replace(encoder_config, test=None, epochs=1), tmp_path / "run")
+    monkeypatch.setattr(opened.OpenRun, "judge", lambda *_, **__: pytest.fail("judged"))
+    with pytest.raises(ConfigError, match=r"name it \.jsonl"):
+        opened.predict(tmp_path / "run", str(tiny / "dev.tsv"), tmp_path / "p.tsv")
 
 
 def test_seeds_are_runs_of_their_own_and_resume_finishes_them(
@@ -264,7 +308,7 @@ def test_types_that_some_seeds_alone_predict_have_no_mean(
         folder = tmp_path / f"seed-{seed}"
         folder.mkdir()
         results = {"trained": 1, "parts": {"dev": {"metrics": metrics}}}
-        (folder / "results.json").write_text(json.dumps(results))
+        (folder / "results.json").write_text(json.dumps(sealed(results)))
     told = {"seeds": 2, "config": asdict(encoder_config)}
     (tmp_path / "seeds.json").write_text(json.dumps(told))
     dev = resume(tmp_path)["dev"]

@@ -19,6 +19,7 @@ from tl_jax.models.compose import flatten_paths
 from tl_jax.models.heads import MaskedLanguageModel, Pretrain
 from tl_jax.runs import pretrain_bert_setup
 from tl_jax.runs.config import FinetuneConfig
+from tl_jax.runs.evaluate import evaluate
 from tl_jax.runs.finetune import finetune
 from tl_jax.runs.pretrain_bert import (
     PretrainBertConfig,
@@ -187,6 +188,11 @@ def test_fine_tuning_takes_the_model(run: Path, tiny: Path, tmp_path: Path) -> N
         devices=1,
     )
     assert finetune(config, tmp_path / "run")["parts"]["dev"]["examples"] == 50
+
+
+def test_what_needs_a_fine_tuned_run_says_so(run: Path, tiny: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--weights .*/model"):
+        evaluate(run, str(tiny / "dev.tsv"))
 
 
 def test_continuing_keeps_the_stored_heads(

@@ -18,7 +18,7 @@ from tl_jax.data.packing import Layout, pack
 from tl_jax.files.errors import DataError
 from tl_jax.models.compose import compose, flatten_paths
 from tl_jax.models.heads import Tag, TagCrf
-from tl_jax.tasks.tagging import character_scores, loss, scores, tagger
+from tl_jax.tasks.tagging import Tagging, character_scores, loss, scores, tagger
 from tl_jax.tasks.word_tags import (
     Tagged,
     WordTags,
@@ -357,6 +357,14 @@ def test_klue_characters_come_back(shared, tmp_path):
         assert legal(tagged.tags)
     rough = character_scores(data.sentences, data.tags, [t.tags for t in found], names)
     assert all(0.9 < value < 1 for value in rough.values())
+
+
+def test_a_token_of_two_characters_is_told_with_its_line(tmp_path):
+    file = tmp_path / "a.tsv"
+    file.write_text("가\tB-PS\n나\tO\n\n다\tO\n라마\tO\n")
+    task = Tagging(characters=True)
+    with pytest.raises(DataError, match=r"a\.tsv:5: '라마'"):
+        task.read(str(file), None, on_bad="raise", labelled=True)
 
 
 def test_a_word_vocabulary_tags_characters_too():

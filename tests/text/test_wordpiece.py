@@ -284,6 +284,8 @@ def test_pieces_that_were_added_elsewhere_are_refused(small):
         ("added_tokens.json", {"[E1]": "eleven"}),
         ("added_tokens.json", {"[E1]": None}),
         ("added_tokens.json", {"[E1]": -1}),
+        ("added_tokens.json", {"[E1]": 10**12}),
+        ("added_tokens.json", {"\ud800": 11}),
         ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "[E1]"}}}),
         ("tokenizer_config.json", {"added_tokens_decoder": {"11": {"special": True}}}),
         ("tokenizer_config.json", {"added_tokens_decoder": {"11": "[E1]"}}),
@@ -341,6 +343,9 @@ HOSTILE = {
     "negative id": lambda s: hostile(s, lambda o: o["model"]["vocab"].update(x=-1)),
     "no [SEP]": lambda s: hostile(
         s, lambda o: (o["model"]["vocab"].pop("[SEP]"), o.update(added_tokens=[]))
+    ),
+    "no [UNK]": lambda s: hostile(
+        s, lambda o: (o["model"].update(vocab={}), o.update(added_tokens=[]))
     ),
     "normalizer": lambda s: hostile(s, lambda o: o.update(normalizer={"type": "?"})),
     "bad regex": lambda s: hostile(

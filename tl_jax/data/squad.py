@@ -42,7 +42,8 @@ def read_questions(
       titles: A JSON object that lists titles by part, ``{"train": […], "dev": […]}``:
         articles of other parts than ``part`` are left out unread.
       part: A key of that object.
-      labelled: If False, questions may come without ``answers``, to be answered.
+      labelled: If False, questions are to be answered: ``answers`` and
+        ``is_impossible`` are passed over, whatever they say.
       data_dir: Where TFDS keeps prepared data; ``$TFDS_DATA_DIR`` by default.
 
     Raises:
@@ -234,15 +235,8 @@ def _row(qa: Any, title: str, context: str, place: str, labelled: bool) -> Quest
         wrong.append("there is no id (or guid), which must be a string")
     try:
         question = _text(qa, "question")
-        impossible = qa.get("is_impossible", False)
-        if not isinstance(impossible, bool):
-            raise _Bad(f"is_impossible must be true or false, not {impossible!r}")
-        needed = labelled and not impossible
-        answers = _list(qa, "answers") if needed or "answers" in qa else []
-        if needed and not answers:
-            raise _Bad("has no answers and is not marked is_impossible")
-        if impossible and answers:
-            raise _Bad(f"is_impossible is true, but there are {len(answers)} answers")
+        if labelled:
+            answers, impossible = _labels(qa)
     except _Bad as bad:
         wrong.append(str(bad))
     golds: list[Gold] = []
@@ -254,6 +248,19 @@ def _row(qa: Any, title: str, context: str, place: str, labelled: bool) -> Quest
     if wrong:
         raise _Bad("; ".join(wrong))
     return Question(title, context, name, question, tuple(golds), impossible, place)
+
+
+def _labels(qa: Any) -> tuple[list[Any], bool]:
+    """Returns the answers of a question, and whether it is known to have none."""
+    impossible = qa.get("is_impossible", False)
+    if not isinstance(impossible, bool):
+        raise _Bad(f"is_impossible must be true or false, not {impossible!r}")
+    answers = _list(qa, "answers") if not impossible or "answers" in qa else []
+    if not impossible and not answers:
+        raise _Bad("has no answers and is not marked is_impossible")
+    if impossible and answers:
+        raise _Bad(f"is_impossible is true, but there are {len(answers)} answers")
+    return answers, impossible
 
 
 def _id(qa: Any) -> str:

@@ -40,7 +40,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     """Opens a binary stream that becomes ``path`` when the block ends without error.
 
     On any exception the temporary file is removed, an older ``path`` stays as it was,
-    and the exception passes through unchanged (``OSError`` for a full disk).
+    and the exception passes through (an ``OSError``, for a full disk, names ``path``).
     """
     temporary = temporary_path(path)
     try:
@@ -49,10 +49,19 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as problem:
         temporary.unlink(missing_ok=True)
+        _name(problem, temporary, path)
         raise
     sync_folder(path.parent)
+
+
+def _name(problem: BaseException, temporary: Path, path: Path) -> None:
+    """Lets an error of the disk name the file that was to be, if it names no other."""
+    if isinstance(problem, OSError) and problem.errno is not None:
+        named = problem.filename
+        if named is None or Path(str(named)).is_relative_to(temporary):
+            problem.filename = str(path)
 
 
 @contextlib.contextmanager
@@ -62,6 +71,9 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True)
         yield folder
+    except OSError as problem:
+        _name(problem, folder, path)
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -142,6 +154,14 @@ def read_json(path: Path, *, error: type[TlJaxError] = DataError) -> Any:
         ) from problem
     except ValueError as problem:  # an integer of thousands of digits
         raise error(f"{path}: broken JSON: {problem}.") from problem
+
+
+def read_object(path: Path, *, error: type[TlJaxError] = DataError) -> dict[str, Any]:
+    """Reads one JSON document that is an object; see `read_json`."""
+    found = read_json(path, error=error)
+    if not isinstance(found, dict):
+        raise error(f"{path}: a JSON object is needed. Restore the file.")
+    return found
 
 
 def sweep(folder: Path) -> list[Path]:

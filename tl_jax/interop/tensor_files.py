@@ -16,7 +16,7 @@ import jax.numpy  # noqa: F401  (numpy knows bfloat16 by it)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tl_jax.files.atomic import read_json, writing
+from tl_jax.files.atomic import read_object, writing
 from tl_jax.files.errors import WeightsError
 from tl_jax.files.sources import CONVERT
 
@@ -165,10 +165,7 @@ def read_small_json(file: Path) -> dict[str, Any]:
         raise WeightsError(f"{file}: larger than any real one; it is not read.")
     if file.exists() and not file.is_file():
         raise WeightsError(f"{file}: not a regular file.")
-    found = read_json(file, error=WeightsError)
-    if not isinstance(found, dict):
-        raise WeightsError(f"{file}: not a JSON object. Restore the file.")
-    return found
+    return read_object(file, error=WeightsError)
 
 
 def _list_shards(folder: Path) -> dict[str, Entry]:

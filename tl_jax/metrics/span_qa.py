@@ -142,7 +142,8 @@ def totals(
     if has.any() and not has.all():
         parts |= {"HasAns_": has, "NoAns_": ~has}
     return {
-        prefix + name: 100 * float(values[chosen].mean())
+        # In this order of sums and products: the official scripts' last digit, too.
+        prefix + name: 100.0 * sum(values[chosen].tolist()) / int(chosen.sum())
         for prefix, chosen in parts.items()
         for name, values in by_name.items()
     }

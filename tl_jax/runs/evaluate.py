@@ -10,7 +10,6 @@ from tl_jax.files.atomic import read_json
 from tl_jax.files.errors import (
     ConfigError,
     DataError,
-    IntegrityError,
     VerificationError,
 )
 from tl_jax.models.compose import Model, Params
@@ -32,10 +31,10 @@ from tl_jax.runs.job import (
     sample_batch,
     task_predictor,
 )
-from tl_jax.runs.results import hash_answers, write_predictions
+from tl_jax.runs.results import hash_answers, read_results, write_predictions
 from tl_jax.runs.tasks import task_of
 from tl_jax.runs.tell import tell
-from tl_jax.tasks.task import Judged, Task, with_options
+from tl_jax.tasks.task import Judged, Task, only_json_lines, with_options
 from tl_jax.text.hangul import hangul_warning
 from tl_jax.text.subwords import Tokenizer
 from tl_jax.training import checkpoint
@@ -52,6 +51,7 @@ class OpenRun:
       model: Encoder and head.
       params: Of the best checkpoint.
       text: The tokenizer or vocabulary.
+      results: What stands in results.json; None if the run is not finished.
     """
 
     setup: Setup
@@ -59,6 +59,7 @@ class OpenRun:
     model: Model
     params: Params
     text: TextEncoder
+    results: dict[str, Any] | None
 
     def judge(
         self, part: Part, *, labelled: bool, batch_size: int = EVAL_BATCH
@@ -100,15 +101,20 @@ def open_run(run: Path) -> OpenRun:
     quiet_orbax()
     path = _best_checkpoint(run)
     task = task_of(setup.config)
-    if (run / RESULTS).exists():
-        results = read_json(run / RESULTS, error=IntegrityError)
+    results = read_results(run)
+    if results is None:
+        tell(
+            f"{run} has no {RESULTS}: it is not finished, and nothing was tuned on its "
+            f"dev data. `tl-jax resume {run}` goes on with it."
+        )
+    else:
         task = with_options(task, results["tuned"])
     model = build_model(rebuild(setup.encoder), task, setup.labels)
     text = read_text_encoder(run)
     batch = sample_batch(text, setup.config)
     like = jax.eval_shape(lambda: model.init(jax.random.key(0), batch))
     params = checkpoint.restore(path, {"params": like}, subset=True)["params"]
-    return OpenRun(setup, task, model, params, text)
+    return OpenRun(setup, task, model, params, text, results)
 
 
 def evaluate(
@@ -157,6 +163,8 @@ def predict(run: Path, data: str, output: Path) -> int:
       The number of rows.
     """
     opened = open_run(run)
+    if output.suffix != ".jsonl" and not opened.task.own_format:
+        raise only_json_lines(output)
     config = opened.setup.config
     # Whoever predicts wants every row, whatever the run's own data were.
     whole = replace(config, on_bad="raise")
@@ -187,9 +195,9 @@ def verify(run: Path) -> list[str]:
             for line in verify(run / f"seed-{seed}")
         ]
     opened = open_run(run)
-    if not (run / RESULTS).exists():
+    if opened.results is None:
         raise ConfigError(f"{run} has no results yet: `tl-jax resume {run}`.")
-    recorded = read_json(run / RESULTS, error=IntegrityError)["parts"]
+    recorded = opened.results["parts"]
     lines: list[str] = []
     problems: list[str] = []
     for name, told in recorded.items():

@@ -36,7 +36,7 @@ from tl_jax.runs.job import (
     training_of,
     with_states,
 )
-from tl_jax.runs.results import best_params, write_results
+from tl_jax.runs.results import best_params, read_results, write_results
 from tl_jax.runs.tasks import task_of
 from tl_jax.runs.tell import tell
 from tl_jax.training import checkpoint
@@ -220,8 +220,8 @@ def _finish_seeds(
     for seed in range(seeds):
         run = out / f"seed-{seed}"
         tell(f"\nseed {seed} of {seeds}")
-        if (run / RESULTS).exists():
-            found.append(read_json(run / RESULTS))
+        if results := read_results(run):
+            found.append(results)
         elif is_run(run):
             found.append(resume(run, allowed))
         else:

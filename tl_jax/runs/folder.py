@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tl_jax.files.atomic import read_json, write_json, writing_folder
+from tl_jax.files.atomic import read_object, write_json, writing_folder
 from tl_jax.files.errors import ConfigError, IntegrityError, did_you_mean
 from tl_jax.files.manifest import verify_manifest, write_manifest
 from tl_jax.runs.config import FinetuneConfig
@@ -128,7 +128,12 @@ def read_setup(run: Path, allowed: set[str] | None = None) -> Setup:
         hint = f" It holds the runs {', '.join(inside)}." if inside else near
         raise ConfigError(f"{run} is not a run directory (no {SETUP}/ in it).{hint}")
     sealed = verify_manifest(run / SETUP)
-    told = read_json(run / RUN_FILE, error=IntegrityError)
+    told = read_object(run / RUN_FILE, error=IntegrityError)
+    if "kind" in told:
+        raise ConfigError(
+            f"{run} is a run of pre-training. What it has trained goes into "
+            f"`tl-jax finetune --weights {run}/model`; its scores stand in {RESULTS}."
+        )
     refuse_changes(run, sealed, told, allowed or set())
     return _parse_setup(told)
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tl_jax.files.atomic import write_json, write_text
+from tl_jax.files.atomic import read_object, write_json, write_text
+from tl_jax.files.errors import IntegrityError
 from tl_jax.models.compose import Params, flatten_paths
 from tl_jax.runs.elmo import learnt_mixes
 from tl_jax.runs.folder import CHECKPOINTS, PREDICTIONS, RESULTS
@@ -18,6 +19,8 @@ from tl_jax.training.predict import Predict
 from tl_jax.training.signals import StopRequest
 from tl_jax.training.state import TrainState
 from tl_jax.transfer.presets import stages_from_json
+
+_SEAL = "sha256"  # of all else that stands in results.json
 
 
 def best_params(run: Path, best_step: int | None, state: TrainState) -> Params:
@@ -73,9 +76,35 @@ def write_results(
             "examples": len(rows),
             "predictions_sha256": hash_answers(judged.answers),
         }
+    results = sealed(results)
     write_json(run / RESULTS, results)
     stop.check("trained and scored")
     return results
+
+
+def sealed(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results with the SHA-256 of all that stands in them."""
+    text = json.dumps(results, sort_keys=True, ensure_ascii=False)
+    return {**results, _SEAL: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def read_results(run: Path) -> dict[str, Any] | None:
+    """Reads a run's results.json; None if there is none yet.
+
+    Raises:
+      IntegrityError: It is not as it was written: what was tuned on dev, which decides
+        on answers, stands there too.
+    """
+    file = run / RESULTS
+    if not file.exists():
+        return None
+    told = read_object(file, error=IntegrityError)
+    if told != sealed({name: told[name] for name in told if name != _SEAL}):
+        raise IntegrityError(
+            f"{file}: not as it was written. Restore it; or remove it, and "
+            f"`tl-jax resume {run}` scores the run anew."
+        )
+    return told
 
 
 def write_predictions(file: Path, predictions: Sequence[dict[str, object]]) -> None:

@@ -191,6 +191,7 @@ class Classification:
     max_length: ClassVar[int] = 128
     per_token: ClassVar[bool] = False
     by_segments: ClassVar[bool] = False
+    own_format: ClassVar[bool] = False
 
     columns: Columns = USUAL_COLUMNS
     paired: bool | None = None

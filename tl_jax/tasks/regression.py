@@ -118,6 +118,7 @@ class Regression:
     max_length: ClassVar[int] = 128
     per_token: ClassVar[bool] = False
     by_segments: ClassVar[bool] = False
+    own_format: ClassVar[bool] = False
 
     columns: Columns = USUAL_COLUMNS
 

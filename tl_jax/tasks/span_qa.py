@@ -88,6 +88,7 @@ class SpanQa:
     max_length: ClassVar[int] = 384
     per_token: ClassVar[bool] = True
     by_segments: ClassVar[bool] = False
+    own_format: ClassVar[bool] = True
 
     mode: str = "squad"
     window_step: int = 128

@@ -30,13 +30,13 @@ from tl_jax.data.raw import is_raw, read_marked
 from tl_jax.metrics.spans import total
 from tl_jax.metrics.srl import role_counts
 from tl_jax.metrics.sums import Loss
-from tl_jax.models.batch import Array, Batch
+from tl_jax.models.batch import Batch
 from tl_jax.models.compose import Model, Params
 from tl_jax.models.crf import iob2_constraints, viterbi
 from tl_jax.models.heads import Tag
 from tl_jax.tasks import tagging
 from tl_jax.tasks.task import Encoded, Files, Judged, Segments
-from tl_jax.tasks.word_tags import TAG, tag_ids, tag_names
+from tl_jax.tasks.word_tags import TAG, Tagged, tag_ids, tag_names
 from tl_jax.text.alignment import align
 from tl_jax.text.encodings import Ids, TextEncoder
 from tl_jax.text.located import Located
@@ -53,18 +53,6 @@ class TaggedPieces(NamedTuple):
 
     examples: Examples
     starts: list[Int[np.ndarray, "_"]]
-
-
-class BestTags(NamedTuple):
-    """What was decided for each token.
-
-    Attributes:
-      tags: Numbers of the tags; 0 at padding.
-      probabilities: What the token's softmax gives to that tag.
-    """
-
-    tags: Int[Array, "B T"]
-    probabilities: Float[Array, "B T"]
 
 
 def featurise(
@@ -124,19 +112,19 @@ def loss(model: Model) -> Loss:
     return tagging.loss(model)
 
 
-def best_tags(model: Model) -> Callable[[Params, Batch], BestTags]:
+def best_tags(model: Model) -> Callable[[Params, Batch], Tagged]:
     """Makes the function of (params, batch) that tags all pieces by the Viterbi search.
 
     It finds argmax Σ log P(tag) over each example's pieces, special ones included,
     under IOB2: I-X follows B-X or I-X only, and no example begins with one.
     """
 
-    def function(params: Params, batch: Batch) -> BestTags:
+    def function(params: Params, batch: Batch) -> Tagged:
         logits = model.apply(params, batch, train=False).astype(jnp.float32)
         constraints = iob2_constraints(logits.shape[-1])
         tags = viterbi(logits, constraints, batch.mask, batch.example)
         chosen = jnp.take_along_axis(jax.nn.softmax(logits), tags[:, :, None], axis=2)
-        return BestTags(tags, chosen[:, :, 0])
+        return Tagged(tags, chosen[:, :, 0])
 
     return function
 
@@ -177,7 +165,7 @@ def records(
     Args:
       propositions: What was predicted for.
       tags: BIO tags of the words, from `decode`.
-      probabilities: Of the words' tags: those of `BestTags` at the words' starts, and
+      probabilities: Of the words' tags: those of `Tagged` at the words' starts, and
         anything where these are -1.
     """
     found = []
@@ -290,6 +278,7 @@ class Srl:
     max_length: ClassVar[int] = 512
     per_token: ClassVar[bool] = True
     by_segments: ClassVar[bool] = True
+    own_format: ClassVar[bool] = True
 
     @property
     def score(self) -> str:

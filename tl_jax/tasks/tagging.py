@@ -137,6 +137,22 @@ def character_scores(
     return klue_ner(seen(gold), seen(predicted), names)
 
 
+def _refuse_words(rows: TaggedSentences) -> None:
+    """Raises for tokens that are no single characters, with their places."""
+    bad = [
+        f"{rows.place(sentence, number)}: {token!r}"
+        for sentence, tokens in enumerate(rows.sentences)
+        for number, token in enumerate(tokens)
+        if len(token) != 1
+    ]
+    if bad:
+        shown = "\n  ".join(bad[:10])
+        raise DataError(
+            f"By --characters each token is one character (in NFC), and {len(bad)} are "
+            f"not:\n  {shown}"
+        )
+
+
 def _legal(output: TagScores | Float[Array, "B T N"]) -> TagScores:
     """Forbids a head's illegal steps, in float32."""
     if not isinstance(output, TagScores):
@@ -161,6 +177,7 @@ class Tagging:
     max_length: ClassVar[int] = 128
     per_token: ClassVar[bool] = True
     by_segments: ClassVar[bool] = False
+    own_format: ClassVar[bool] = True
 
     crf: bool = False
     characters: bool = False
@@ -179,13 +196,16 @@ class Tagging:
         del part
         if not labelled and isinstance(files, str) and is_raw(files):
             return read_sentences(files, characters=self.characters, on_bad=on_bad)
-        return read_tagged(
+        rows = read_tagged(
             files,
             on_bad=on_bad,
             token_column=self.token_column,
             tag_column=self.tag_column,
             labelled=labelled,
         )
+        if self.characters:
+            _refuse_words(rows)
+        return rows
 
     def texts(self, rows: TaggedSentences) -> list[str]:
         """The sentences."""

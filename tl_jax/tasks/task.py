@@ -59,11 +59,13 @@ class Task(Protocol):
       max_length: Most tokens of an example, unless the user says otherwise.
       per_token: `outputs` gives one entry a token instead of one an example.
       by_segments: An encoder that does not read segment ids cannot do it.
+      own_format: Its field has a format of predictions, which `write` writes.
     """
 
     max_length: ClassVar[int]
     per_token: ClassVar[bool]
     by_segments: ClassVar[bool]
+    own_format: ClassVar[bool]
 
     @property
     def score(self) -> str:

@@ -24,6 +24,7 @@ UNKNOWN = USUAL["unk"][0]
 # transformers' classes that heed `do_lower_case`, whatever tokenizer.json says.
 _BERTS = ("BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer")
 _HANGUL = re.compile("[\uac00-\ud7a3]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _CONFIG = "tokenizer_config.json"
 _HOW = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of added pieces
 _MAX_BYTES = 64 * 2**20  # of a vocabulary file; real ones have up to about 20 MB
@@ -191,7 +192,8 @@ def _later_ones(file: Path, config: dict[str, Any]) -> list[tuple[int, dict[str,
     later: dict[int, dict[str, Any]] = {}
     for source, number, piece in told:
         content = piece.get("content") if isinstance(piece, dict) else None
-        if not (isinstance(content, str) and re.fullmatch("[0-9]+", str(number))):
+        named = isinstance(content, str) and not _SURROGATE.search(content)
+        if not (named and re.fullmatch("[0-9]{1,9}", str(number))):
             raise DataError(
                 f"{source}: an added piece needs a number and a string as its content; "
                 f"here {number!r:.40} stands with {piece!r:.80}."
@@ -232,9 +234,4 @@ def lowers(state: dict[str, Any] | None) -> bool:
 
 
 def _read_object(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    found = atomic.read_json(file)
-    if not isinstance(found, dict):
-        raise DataError(f"{file}: a JSON object is needed.")
-    return found
+    return atomic.read_object(file) if file.is_file() else {}

@@ -282,8 +282,13 @@ def _probe(
 ) -> Frame:
     """Finds what the backend's post-processor puts around one text or two."""
     words = ("a", *vocabulary)
-    word = next((w for w in words if backend.encode(w, add_special_tokens=False)), "")
-    found = backend.encode(word, word) if texts == 2 else backend.encode(word)
+    try:
+        word = next(
+            (w for w in words if backend.encode(w, add_special_tokens=False)), ""
+        )
+        found = backend.encode(word, word) if texts == 2 else backend.encode(word)
+    except Exception as error:  # of no narrower class in the Rust library
+        raise DataError(f"{file}: it cannot read a word: {error}.") from error
     gaps, gap_types, text_types, last = [[]], [[]], [], None
     whose = zip(found.ids, found.type_ids, found.sequence_ids, strict=True)
     for token, kind, sequence in whose:
