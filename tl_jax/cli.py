@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -119,7 +120,8 @@ def evaluate(
         part: Only this part (train, dev, test) of data that the run cut by titles.
         on_bad: What becomes of rows that cannot be read: raise, or skip (at most 100);
             by default as for the run's own data.
-        batch_size: Examples at a time; it does not change the scores.
+        batch_size: Examples at a time; it does not change the scores, but of ELMo's
+            runs that normalise its layers: by the statistics of a batch.
         as_json: Print one JSON object.
     """
     from tl_jax.runs.evaluate import evaluate as scores_of
@@ -160,7 +162,7 @@ def features(
     input: Path,
     output: Path,
     layers: str = "top",
-    max_length: int = 128,
+    max_length: int | None = None,
     batch_size: int = 64,
     stateful: bool = False,
     warmup: bool = False,
@@ -174,7 +176,7 @@ def features(
             (.tsv, .csv, .json), of which texts or pairs are read.
         output: .npz or .h5; arrays are named by the line's index.
         layers: top, all (0, the embedding output, included), or numbers like 0,3,6.
-        max_length: Longer inputs are cut.
+        max_length: Longer inputs are cut. Default: 128 tokens; ELMo's are never cut.
         batch_size: Lines at a time.
         stateful: ELMo: line n goes on from what line n - BATCH_SIZE left, as in
             bilm-tf and AllenNLP.
@@ -399,6 +401,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(given: list[str], debug: bool) -> int:
+    warnings.formatwarning = _warning
     try:
         keep_freed_memory()
         keep_compilations()
@@ -450,6 +453,13 @@ def _command(given: list[str]) -> Callable[..., None]:
     """The function of the command that is asked for."""
     first, second = (*given, "", "")[:2]
     return GROUPS.get(first, {}).get(second) or COMMANDS.get(first, doctor)
+
+
+def _warning(message: Warning | str, category: type[Warning], *place: Any) -> str:
+    """A warning as a person needs it; those that are for programmers tell where."""
+    if category is UserWarning:
+        return f"tl-jax: {message}\n"
+    return f"tl-jax: {category.__name__}: {message} ({place[0]}:{place[1]})\n"
 
 
 def _give_up_output() -> None:

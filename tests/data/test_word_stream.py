@@ -156,7 +156,7 @@ def _looked_up(spelt: np.ndarray, every: np.ndarray) -> list[int]:
 
 
 def test_too_many_streams_for_a_text(text):
-    with pytest.raises(DataError, match="too few for 17"):
+    with pytest.raises(DataError, match="too short for 17"):
         WordStream(text, 17, 3)
     with pytest.raises(ConfigError, match="one word at least"):
         WordStream(text, 2, 0)

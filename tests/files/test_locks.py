@@ -62,8 +62,11 @@ def test_waiting_gets_it_when_the_other_leaves(tmp_path, holder, monkeypatch):
             holder.communicate("\n")
 
     monkeypatch.setattr(locks.time, "sleep", other_leaves)
-    with hold(tmp_path, wait=60.0):
+    told = []
+    with hold(tmp_path, wait=60.0, told=told.append):
         assert holder.returncode == 0
+    (line,) = told
+    assert f"waiting for process {holder.pid}" in line and str(tmp_path) in line
 
 
 def test_two_started_together_give_one_holder(tmp_path):

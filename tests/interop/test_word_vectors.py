@@ -239,7 +239,7 @@ def test_words_with_spaces_are_split_from_the_right(tmp_path):
             write(tmp_path / "w", before)
 
 
-@pytest.mark.parametrize("word", ["a\nb", "room 5", "x -1e3"])
+@pytest.mark.parametrize("word", ["a\nb", "room 5", "x -1e3", "room 5 "])
 def test_words_that_would_not_come_back_are_not_written(tmp_path, word):
     with pytest.raises(WeightsError, match="cannot hold"):
         write_glove_text(tmp_path / "v", table([word]))
@@ -262,6 +262,12 @@ def test_spaces_and_line_ends_as_tools_write_them(tmp_path):
     got = read_word_vectors(tmp_path / "v")
     assert got.words == ("the", "of")
     np.testing.assert_array_equal(got.vectors, np.float32([[1, 2], [3, 4]]))
+
+
+@pytest.mark.parametrize("head", [b"", b"2 2\n"])
+def test_a_byte_order_mark_belongs_to_no_word(tmp_path, head):
+    (tmp_path / "v").write_bytes(b"\xef\xbb\xbf" + head + b"the 1 2\nof 3 4\n")
+    assert read_word_vectors(tmp_path / "v").words == ("the", "of")
 
 
 def test_first_of_repeated_words_wins_aloud(tmp_path):
@@ -342,6 +348,7 @@ BROKEN_TEXT = [
     (b"the 1 2\nof 3 0x1\n", r"line 2: b'0x1' is no number"),
     (b"the 1 2\nof 3  4\n", "line 2: 3 fields behind the word, where 2"),
     (b"the 1 2\nof  3\n", r"line 2: b'' is no number"),
+    (b"the  1  2\nof  3  4\n", "line 1: more than one space"),
     (b"the 1 2\nof 3\t4 5\n", "line 2: b'3.t4' is no number"),
     # A number too many here and one too few there must not even out.
     (b"the 5 6\n, 7 8\na 1\t2 3\nof  4\n", "line 3: b'1.t2' is no number"),

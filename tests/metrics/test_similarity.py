@@ -93,6 +93,12 @@ def test_simlexs_own_columns_are_read(tmp_path):
     assert read_similarities(file) == [("old", "new", 1.58)]
 
 
+def test_single_people_s_judgements_are_passed_over(tmp_path):
+    file = tmp_path / "set1.tab"  # of WordSim-353: the mean, then whom it is of
+    file.write_text("love\tsex\t6.77\t9\t6\t8\n")
+    assert read_similarities(file) == [("love", "sex", 6.77)]
+
+
 def test_bad_files_are_told_with_their_lines(tmp_path):
     file = tmp_path / "pairs.tsv"
     file.write_text("a\tb\t1.0\na\tb\na\tb\tnan\n")

@@ -160,6 +160,16 @@ def test_options_that_do_not_fit_are_refused(
     with pytest.raises(WeightsError, match=r"options\.json and"):
         prepare(other)
     assert find_elmo(tmp_path / "empty") is None
+    for flags, message in (
+        ({"units": "pieces"}, "--units: ELMo has vectors of words"),
+        ({"vector_size": 5, "max_words": 9}, "--max-words: .*; --vector-size: of"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            prepare(replace(few, **flags))
+    (tmp_path / "empty" / "options262.json").touch()
+    with pytest.raises(WeightsError, match=r"options262\.json: .* HDF5 file is not"):
+        find_elmo(tmp_path / "empty")
+    (tmp_path / "empty" / "options262.json").unlink()
     for name in ("a_options.json", "b_options.json", "w.hdf5"):
         (tmp_path / "empty" / name).touch()
     with pytest.raises(WeightsError, match=r"b_options\.json"):
@@ -174,6 +184,13 @@ def test_options_that_do_not_fit_are_refused(
         (tmp_path / name).rename(tmp_path / "words" / name)
     with pytest.raises(WeightsError, match="needs its vocabulary"):
         prepare(replace(few, weights=str(tmp_path / "words")))
+
+
+def test_weights_without_their_options_are_told(elmo: Path, tmp_path: Path) -> None:
+    (weights,) = elmo.rglob("*.hdf5")
+    (tmp_path / "w.hdf5").write_bytes(weights.read_bytes())
+    with pytest.raises(WeightsError, match=r"w\.hdf5: the biLM's options\.json is not"):
+        find_elmo(tmp_path)
 
 
 def test_features_beside_the_weights_are_no_weights(shared: Path) -> None:

@@ -112,6 +112,20 @@ def test_words_are_taken_as_they_are_given(folder: Path, tmp_path: Path) -> None
     np.testing.assert_array_equal(found[0], found[1])
 
 
+@pytest.mark.parametrize("stateful", [False, True])
+def test_a_long_line_is_read_to_its_end_unless_it_is_to_be_cut(
+    folder: Path, tmp_path: Path, stateful: bool
+) -> None:
+    source = write(tmp_path / "in.txt", ["the end", "a " * 200])
+    features(str(folder), source, tmp_path / "a.npz", stateful=stateful)
+    assert [x.shape for x in arrays(tmp_path / "a.npz").values()] == [
+        (2, 32),
+        (200, 32),
+    ]
+    features(str(folder), source, tmp_path / "b.npz", max_length=3, stateful=stateful)
+    assert [x.shape for x in arrays(tmp_path / "b.npz").values()] == [(2, 32), (3, 32)]
+
+
 def test_lines_without_words_and_pairs_are_refused(
     folder: Path, tmp_path: Path
 ) -> None:

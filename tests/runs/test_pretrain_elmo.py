@@ -107,6 +107,32 @@ def test_a_run_learns_and_tells(run: Path) -> None:
     assert set(words[3:-1]) <= {*WORDS, "."}
 
 
+def test_the_last_parameters_are_scored_once(
+    config: PretrainElmoConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, float]] = []
+
+    def count(forward: float, backward: float) -> dict[str, float]:
+        told.append(perplexities(forward, backward))
+        return told[-1]
+
+    monkeypatch.setattr("tl_jax.runs.pretrain_elmo.perplexities", count)
+    results = pretrain_elmo(replace(config, steps=2), tmp_path / "run")
+    assert [results["dev"]] == told
+    # Scored in training, and not yet written when it was stopped: scored again.
+    (tmp_path / "run/results.json").unlink()
+    assert resume_pretrain_elmo(tmp_path / "run")["dev"] == told[0] == told[1]
+
+
+def test_a_held_out_text_that_is_too_short_is_named(
+    config: PretrainElmoConfig, tmp_path: Path
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("a b\n")
+    with pytest.raises(DataError, match="dev: A text of 3 words"):
+        pretrain_elmo(replace(config, dev=(str(short),)), tmp_path / "run")
+
+
 def test_perplexities_are_those_of_whole_streams_read_at_once(
     run: Path, config: PretrainElmoConfig
 ) -> None:
@@ -352,7 +378,11 @@ def test_damage_and_changes_are_told_before_a_run_goes_on(
         ({"sampled": 99}, ConfigError, "vocabulary has 20 words"),
         ({"text": ("nowhere.txt",)}, DataError, r"nowhere\.txt: there is no such"),
         ({"batch_size": 6, "devices": 4}, ConfigError, "share so many streams"),
-        ({"batch_size": 999}, DataError, "text has 298 words, too few for 999"),
+        (
+            {"batch_size": 999},
+            DataError,
+            "dev: A text of 298 words is too short for 9",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_told_before_training(

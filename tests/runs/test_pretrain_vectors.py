@@ -31,7 +31,8 @@ def text(tmp_path_factory):
 
 
 def config_of(method, text, **changes):
-    given = {"size": SIZE, "window": 3, "learning_rate": 0.1, "sample": 0.0}
+    given = {"size": SIZE, "window": 3, "learning_rate": 0.1}
+    given |= {"sample": 0.0} if method == "skipgram" else {}
     return PretrainVectorsConfig((str(text),), method, **(given | changes))
 
 
@@ -48,8 +49,9 @@ def test_words_of_a_topic_come_together_and_files_hold_the_vectors(
         "cat0\tdog\t5\n"
     )
     epochs = 10
-    given = {"similarity": (str(judged),), "epochs": epochs, "x_max": 10.0}
-    config = config_of(method, text, **given)
+    own = {"x_max": 10.0} if method == "glove" else {}
+    given = {"similarity": (str(judged),), "epochs": epochs}
+    config = config_of(method, text, **given, **own)
     results = pretrain_vectors(config, tmp_path / "run")
     assert results == json.loads((tmp_path / "run/results.json").read_text())
     # 2 of 5 pairs tie at the top: the best ρ is that of the gold's own ties.
@@ -142,11 +144,26 @@ def test_wrong_options_are_told_together(tmp_path, text):
         assert name in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("glove", {"negatives": 9, "sample": 1e-5}, "--negatives and --sample: no opt"),
+        ("skipgram", {"x_max": 9.0, "memory": 5}, "--x-max and --memory: no option of"),
+        ("skipgram", {"sample": 1.0}, "--sample 1.0: from 0 to below 1"),
+        ("skipgram", {"max_words": 1}, "--max-words 1: it must be 2 or more"),
+    ],
+)
+def test_options_without_effect_are_refused(tmp_path, text, method, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        pretrain_vectors(config_of(method, text, **changes), tmp_path / "run")
+
+
 def test_a_loss_that_is_not_finite_stops_it(tmp_path, text):
     config = config_of("glove", text, learning_rate=1e30, epochs=5)
     with pytest.raises(NonFiniteError, match="lower --learning-rate"):
         pretrain_vectors(config, tmp_path / "run")
-    assert not (tmp_path / "run/word2vec.txt").exists()
+    left = {p.name for p in (tmp_path / "run").iterdir()}
+    assert left == {"run.json", "metrics.jsonl", ".lock"}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Raw text for word vectors: words by frequency, and the text as their numbers."""
 
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from tl_jax.data.table import Problems, bad_characters
 from tl_jax.files.errors import ConfigError, DataError
 from tl_jax.text.subwords import Tokenizer
 from tl_jax.text.words import split_words
+
+# Words of a line that are held together; a corpus may be a single line.
+_PART = re.compile(r"(?s).{1,65536}\S*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +70,8 @@ def read_corpus(
     Lines are split by `tl_jax.text.words.split_words`, or into a tokenizer's pieces. As
     in word2vec and GloVe, rare words are cut out before windows are laid, so their
     neighbours draw together.
-    A token takes eight bytes of memory, and some twenty while it is numbered; the text
-    itself is never held.
+    A token takes eight bytes of memory, and some twenty while it is numbered; of the
+    text itself a line at most is held.
 
     Args:
       files: The files, in this order.
@@ -77,28 +81,38 @@ def read_corpus(
       tokenizer: Its pieces are the words; whether they are lower-cased is its own rule.
 
     Raises:
-      ConfigError: ``min_count`` or ``max_words`` is below 1, or no file is given.
+      ConfigError: ``min_count`` is below 1 or ``max_words`` below 2, or no file is
+        given.
       DataError: A file is missing or has lines that are not UTF-8 or hold NUL; or all
         words are too rare.
     """
-    if min_count < 1 or (max_words is not None and max_words < 1) or not files:
+    if min_count < 1 or (max_words is not None and max_words < 2) or not files:
         raise ConfigError(
-            "Word vectors need a text, min_count ≥ 1 and max_words ≥ 1; they are "
+            "Word vectors need a text, min_count ≥ 1 and max_words ≥ 2; they are "
             f"{[str(f) for f in files]}, {min_count} and {max_words}."
         )
     numbers: dict[str, int] = {}
     tokens, lengths = array("i"), array("i")
     pieces = tokenizer.vocabulary if tokenizer is not None else ("",)
     for line in read_lines(files):
-        if tokenizer is None:
-            words = split_words(line, lowercase)
-        else:
-            words = [pieces[number] for number in tokenizer.pieces([line])[0]]
-        tokens.extend([numbers.setdefault(w, len(numbers)) for w in words])
-        lengths.append(len(words))
+        before = len(tokens)
+        for part in _PART.findall(line):
+            if tokenizer is None:
+                words = split_words(part, lowercase)
+            else:
+                words = [pieces[number] for number in tokenizer.pieces([part])[0]]
+            tokens.extend([numbers.setdefault(w, len(numbers)) for w in words])
+        lengths.append(len(tokens) - before)
     text = np.frombuffer(tokens, np.int32) if tokens else np.empty(0, np.int32)
     sentences = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-    return _numbered(list(numbers), text, sentences, min_count, max_words)
+    corpus = _numbered(list(numbers), text, sentences, min_count, max_words)
+    if len(corpus.words) < 2:
+        raise DataError(
+            f"{', '.join(map(str, files))}: of {len(numbers):,} words "
+            f"{len(corpus.words)} stand {min_count} times or more in the text; two at "
+            "least are needed. Give more text or lower min_count."
+        )
+    return corpus
 
 
 def read_lines(files: Sequence[str | Path]) -> Iterator[str]:
@@ -124,11 +138,6 @@ def _numbered(
     counts = np.bincount(text, minlength=len(words))
     ranked = sorted(np.flatnonzero(counts >= min_count), key=words.__getitem__)
     ranked = sorted(ranked, key=lambda number: -counts[number])[:max_words]
-    if len(ranked) < 2:
-        raise DataError(
-            f"Of {len(words):,} words {len(ranked)} stand {min_count} times or more "
-            "in the text; two at least are needed. Give more text or lower min_count."
-        )
     renumbered = np.full(len(words), -1, np.int32)
     renumbered[ranked] = np.arange(len(ranked))
     text = renumbered[text]

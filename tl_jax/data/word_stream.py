@@ -57,7 +57,7 @@ class WordStream:
             )
         if len(self.text) < self.rows:
             raise DataError(
-                f"The text has {len(self.text):,} words, too few for {self.rows:,} "
+                f"A text of {len(self.text):,} words is too short for {self.rows:,} "
                 "streams: take a smaller --batch-size, or more text."
             )
 

@@ -8,7 +8,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -19,7 +19,9 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def hold(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
+def hold(
+    folder: Path, *, wait: float = 0.0, told: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Holds ``folder`` (made if need be) for this process until the block ends.
 
     The kernel drops the lock when the process dies, however it dies, so there is
@@ -29,12 +31,13 @@ def hold(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
     Args:
       folder: The folder to hold, by an exclusive ``flock`` on its ``.lock``.
       wait: Seconds to wait for another holder to leave.
+      told: Is told once who is waited for.
 
     Raises:
       RunBusyError: Another holder is there; it is named by pid, host, command and time.
     """
     fresh = not folder.exists()
-    descriptor = _lock(folder, time.monotonic() + wait)
+    descriptor = _lock(folder, time.monotonic() + wait, told)
     try:
         _replace(descriptor, json.dumps(_owner()).encode())
         yield
@@ -48,7 +51,7 @@ def hold(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(folder: Path, deadline: float) -> int:
+def _lock(folder: Path, deadline: float, told: Callable[[str], None] | None) -> int:
     """Opens and locks the lock file that is there when the lock is had."""
     # O_NOFOLLOW: a link planted as .lock must not have its target truncated.
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -57,7 +60,7 @@ def _lock(folder: Path, deadline: float) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, flags, 0o666)
         try:
-            _acquire(descriptor, folder, deadline)
+            _acquire(descriptor, folder, deadline, told)
             if _is_there(descriptor, file):
                 return descriptor
         except BaseException:
@@ -82,13 +85,21 @@ def _remove_bare(folder: Path) -> None:
             folder.rmdir()
 
 
-def _acquire(descriptor: int, folder: Path, deadline: float) -> None:
+def _acquire(
+    descriptor: int,
+    folder: Path,
+    deadline: float,
+    told: Callable[[str], None] | None,
+) -> None:
     while True:
         try:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise RunBusyError(_busy(descriptor, folder)) from None
+            if told is not None:
+                told(f"waiting for {_who(descriptor)} to leave {folder}")
+                told = None
             time.sleep(0.05)
 
 
@@ -108,16 +119,19 @@ def _replace(descriptor: int, data: bytes) -> None:
         os.pwrite(descriptor, data, 0)
 
 
-def _busy(descriptor: int, folder: Path) -> str:
+def _who(descriptor: int) -> str:
     try:
         owner = json.loads(os.pread(descriptor, 1 << 16, 0))
-        who = (
+        return (
             f"process {owner['pid']} on {owner['host']} "
             f"({owner['command']!r}), since {owner['since']}"
         )
     except (ValueError, TypeError, KeyError):
-        who = "a process that has not written its name yet"
+        return "a process that has not written its name yet"
+
+
+def _busy(descriptor: int, folder: Path) -> str:
     return (
-        f"{folder}: another process works here: {who}. "
+        f"{folder}: another process works here: {_who(descriptor)}. "
         "Wait for it or stop it, or name another folder."
     )

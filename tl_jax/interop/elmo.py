@@ -42,14 +42,19 @@ def find_elmo(path: Path) -> ElmoFiles | None:
     Of several HDF5 files, those that hold no LSTM (features, say) are passed over.
 
     Raises:
-      WeightsError: There are several files that may be meant; all are listed.
+      WeightsError: There are several files that may be meant, and all are listed; or a
+        biLM's options without its weights, or these without it.
     """
     if not path.is_dir():
         return None
     options, weights = (
         sorted({file for name in names for file in path.rglob(name)})
-        for names in (["*options.json"], ["*.hdf5", "*.h5"])
+        for names in (["*options*.json"], ["*.hdf5", "*.h5"])
     )
+    if not weights and options and not any(path.rglob("config.json")):
+        raise WeightsError(f"{options[0]}: the biLM's HDF5 file is not beside it.")
+    if not options and any(_holds_lstm(file) for file in weights):
+        raise WeightsError(f"{weights[0]}: the biLM's options.json is not beside it.")
     if not options or not weights:
         return None
     if len(weights) > 1:

@@ -21,6 +21,7 @@ from tl_jax.interop.vector_rows import (
     announced_sizes,
     broken_gzip,
     is_gzip,
+    unmarked,
 )
 
 _PASSED_OVER = (b"  ", b"\t", b"\r", b"\v", b"\f", b"\0")  # by numpy, between numbers
@@ -101,8 +102,11 @@ def _split(pick: Pick, line: bytes, width: int, number: int) -> tuple[bytes, byt
         return word, numbers
     if spaces > width:
         word = line.rsplit(b" ", width)[0]
-        if not NUMBER.fullmatch(word.rpartition(b" ")[2]):
+        _, space, last = word.rstrip(b" ").rpartition(b" ")
+        if not (space and NUMBER.fullmatch(last)):
             return word, line[len(word) + 1 :]
+        if word.endswith(b" "):
+            raise pick.error("more than one space between numbers", f"line {number}")
     what = f"{spaces} fields behind the word, where {width} numbers are due"
     raise pick.error(what, f"line {number}")
 
@@ -140,6 +144,6 @@ def _lines(
             if len(line) > _MAX_LINE:
                 what = f"longer than {_MAX_LINE} bytes; not a vector"
                 raise WeightsError(f"{path}, line {number}: {what}.")
-            yield number, line.rstrip(b" \r\n")
+            yield number, (line if number > 1 else unmarked(line)).rstrip(b" \r\n")
     except BROKEN_GZIP as problem:
         raise broken_gzip(path, f"line {number}") from problem

@@ -1,5 +1,6 @@
 """What the readers of word vectors share: which rows to keep, and what to refuse."""
 
+import codecs
 import dataclasses
 import gzip
 import re
@@ -99,6 +100,11 @@ def announced_sizes(pick: Pick, line: bytes) -> tuple[int, int]:
     if count < 1 or width < 1:
         raise pick.error("the header announces no vectors", "line 1")
     return count, width
+
+
+def unmarked(start: bytes) -> bytes:
+    """A file's first bytes without UTF-8's byte order mark."""
+    return start.removeprefix(codecs.BOM_UTF8)
 
 
 def is_gzip(path: Path) -> bool:

@@ -40,6 +40,7 @@ from tl_jax.interop.vector_rows import (
     Pick,
     broken_gzip,
     is_gzip,
+    unmarked,
 )
 
 KINDS = ("word2vec-text", "word2vec-binary", "glove", "fasttext-binary", "npy")
@@ -132,7 +133,7 @@ def write_glove_text(
     Raises:
       WeightsError: A word holds a line break, or ends with a space and a number.
     """
-    bar = rb"(?i)\n| (%b)\Z" % NUMBER.pattern
+    bar = rb"(?i)\n| (%b) *\Z" % NUMBER.pattern
     _write(path, b"", _text_rows(_spelled(path, table, encoding, bar), table))
 
 
@@ -196,7 +197,7 @@ def _recognise(path: Path) -> str:
         return "npy"
     with _open(path) as stream:
         try:
-            start = stream.read(1 << 16)
+            start = unmarked(stream.read(1 << 16))
         except BROKEN_GZIP as problem:
             raise broken_gzip(path, "at its start") from problem
     head, _, rest = start.partition(b"\n")

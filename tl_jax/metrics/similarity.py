@@ -1,5 +1,6 @@
 """Word vectors against human judgement: similarity of pairs, and analogies."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from tl_jax.files.errors import DataError
 from tl_jax.metrics.regression import spearman
 
 Judged = tuple[str, str, float]
+_PART_OF_SPEECH = re.compile("[A-Z]")
 _QUESTIONS = 256  # that are answered at once
 
 
@@ -26,8 +28,8 @@ class Analogy:
 def read_similarities(file: Path) -> list[Judged]:
     """Reads pairs of words and how similar people found them, parted by tabs.
 
-    Lines that begin with ``#``, and SimLex-999's own header, are passed over; where a
-    line has more than three fields (SimLex-999's own), the fourth is the judgement.
+    Lines that begin with ``#``, and SimLex-999's own header, are passed over; where the
+    third field is a part of speech, as in SimLex-999, the fourth is the judgement.
 
     Raises:
       DataError: The file is missing or has other lines.
@@ -39,7 +41,7 @@ def read_similarities(file: Path) -> list[Judged]:
             continue
         try:
             first, second = fields[0], fields[1]
-            score = float(fields[2 if len(fields) == 3 else 3])
+            score = float(fields[3 if _PART_OF_SPEECH.fullmatch(fields[2]) else 2])
             if bad_characters(fields) or not np.isfinite(score):
                 raise ValueError
             found.append((first, second, score))

@@ -15,7 +15,7 @@ from tl_jax.data.examples import Examples, TokenInputs
 from tl_jax.files.errors import ConfigError
 from tl_jax.files.sources import resolve
 from tl_jax.interop.elmo import ElmoFiles, known_words, load_elmo
-from tl_jax.interop.embedding import read_embedding
+from tl_jax.interop.embedding import is_cased, read_embedding
 from tl_jax.models.batch import Array
 from tl_jax.models.compose import Params, flatten_paths
 from tl_jax.models.elmo_encoder import CHARACTERS, Elmo, ElmoEncoderConfig
@@ -68,7 +68,8 @@ def load_elmo_encoder(
         )
     split_already = config.task in _OF_WORDS and not config.characters
     splits = "spaces" if split_already else "words"
-    vocabulary, table = _vectors_beside(config, texts, splits)
+    _refuse_vectors_options(config)
+    vocabulary, table, beside = _vectors_beside(config, texts, splits)
     rows, width = table.shape if table is not None else (0, 0)
     if config.vectors == RANDOM:
         rows, width = len(vocabulary), config.vector_size
@@ -89,28 +90,50 @@ def load_elmo_encoder(
     weights: dict[str, Any] = {"encoder/bilm": params}
     if table is not None:
         weights["encoder/embedding"] = {"embedding": table}
-    beside = f", beside {rows:,} word vectors of width {width}" if rows else ""
     told = (
         f"ELMo, {sizes.bilm.num_layers} layers of width "
-        f"2 × {sizes.bilm.projection_size}, at the LSTM's {sizes.at}{beside}"
+        f"2 × {sizes.bilm.projection_size}, at the LSTM's {sizes.at}"
     )
+    if rows:
+        told += f", beside {rows:,} word vectors of width {width}, {beside}"
     text = SpeltWords(vocabulary, splits, sizes.bilm.max_characters, known)
     return ElmoParts(Elmo(sizes), weights, text, told)
 
 
+def _refuse_vectors_options(config: FinetuneConfig) -> None:
+    """Raises a ConfigError for options of word vectors that are not there, or read."""
+    idle = {"units": "ELMo has vectors of words beside it, none of sub-words"}
+    if config.vectors is None:
+        idle["max_words"] = "of the words that --vectors gives"
+    if config.vectors != RANDOM:
+        idle["vector_size"] = "of --vectors random"
+    problems = [
+        f"{flag}: {idle[name]}" for name in idle for flag in given(config, [name])
+    ]
+    if problems:
+        raise ConfigError(f"{'; '.join(problems)}.")
+
+
 def _vectors_beside(
     config: FinetuneConfig, texts: Sequence[str], splits: Splits
-) -> tuple[WordVocabulary, Float32[np.ndarray, "V D"] | None]:
-    """The words that have a vector beside ELMo's, and the vectors if they are read."""
+) -> tuple[WordVocabulary, Float32[np.ndarray, "V D"] | None, str]:
+    """The words that have a vector beside ELMo's, the vectors if read, and of whom."""
     if config.vectors is None:
-        return NO_WORDS, None
-    words = vector_words(texts, splits, max_size=config.max_words)
-    if config.vectors == RANDOM:
-        return words, None
-    full, table, _ = read_embedding(
-        resolve(config.vectors), words, max_words=config.max_words, seed=config.seed
+        return NO_WORDS, None, ""
+    random = config.vectors == RANDOM
+    path = None if random else resolve(config.vectors)
+    words = vector_words(
+        texts,
+        splits,
+        max_size=config.max_words,
+        lowercase=path is None or not is_cased(path),
     )
-    return full, table
+    if path is None:
+        return words, None, "drawn at random"
+    full, table, known = read_embedding(
+        path, words, max_words=config.max_words, seed=config.seed
+    )
+    return full, table, f"{known:,} of the data's {len(words):,} words among them"
 
 
 def settle_elmo(config: FinetuneConfig) -> FinetuneConfig:

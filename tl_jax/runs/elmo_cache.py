@@ -83,7 +83,10 @@ def remember_states(
     shape = rows, config.num_layers + 1, 2 * config.projection_size
     if not compute and not (folder / MANIFEST).exists():
         return examples
-    with exit_on_signal("the run is as it was"), hold(folder, wait=_WAIT_SECONDS):
+    with (
+        exit_on_signal("the run is as it was"),
+        hold(folder, wait=_WAIT_SECONDS, told=tell),
+    ):
         if not _intact(folder):
             if not compute or not _room(folder, 4 * int(np.prod(shape))):
                 return examples

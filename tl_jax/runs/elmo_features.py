@@ -170,27 +170,27 @@ def stateful_states(
       warmed: They begin from what the first batch leaves, which is read once more for
         that; else from zero.
     """
-    read = jax.jit(partial(_read_on, bilm, tuple(layers)))
-    params = jax.device_put(params)
+    params, chosen = jax.device_put(params), tuple(layers)
     words, index = distinct_words([bounded(words) for words in sentences])
     spelt = speller(known, bilm.config.max_characters)(words)
     vectors = jnp.asarray(word_vectors(bilm, params, spelt))
     examples = make_examples(index)
-    longest = int(examples.lengths.max(initial=1))
-    layout = Layout(packed=False, max_length=longest)
     start = zero_carry(bilm.config, batch_size)
     for first in range(0, len(examples), batch_size):
         numbers = np.arange(first, min(first + batch_size, len(examples)))
+        width = _width(int(examples.lengths[numbers].max()))
+        layout = Layout(packed=False, max_length=width)
         batch = pack(examples, numbers, layout, batch_size=batch_size)
         if warmed and first == 0:
-            _, start = read(params, batch, vectors, start)
-        found, end = read(params, batch, vectors, start)
+            _, start = _read_on(bilm, chosen, params, batch, vectors, start)
+        found, end = _read_on(bilm, chosen, params, batch, vectors, start)
         start = end if carried else start
         host = np.asarray(found)
         for row, number in enumerate(numbers):
             yield int(number), host[:, row, batch.mask[row]][:, 1:-1]
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def _read_on(
     bilm: BiLm,
     layers: tuple[int, ...],

@@ -11,7 +11,7 @@ import jax
 from tl_jax.files.errors import ConfigError, WeightsError
 from tl_jax.files.sources import fingerprint, resolve, weights_folder
 from tl_jax.interop.elmo import find_elmo
-from tl_jax.interop.embedding import embedding_table, read_embedding
+from tl_jax.interop.embedding import embedding_table, is_cased, read_embedding
 from tl_jax.interop.huggingface import has_pooler, load_bert
 from tl_jax.interop.load import tokenizer_of
 from tl_jax.interop.word_vectors import read_word_vectors
@@ -137,13 +137,20 @@ def _load_vectors(
     config: FinetuneConfig, path: Path, texts: Sequence[str], segments: Segments
 ) -> Representation:
     if path.is_dir() and not any(path.rglob("*.npy")):
+        below = (
+            file.parent if file.with_name(PIECES).is_file() else file
+            for file in sorted(path.rglob(PIECE_VECTORS))
+        )
+        hint = "".join(f" Name {vectors}." for vectors in below)
         raise WeightsError(
-            f"{path}: no weights that are known here. A folder holds config.json and "
-            "*.safetensors (Hugging Face), options.json and *.hdf5 (ELMo), or *.npy "
-            "and *.parquet (word vectors)."
+            f"{path}: no weights that are known here.{hint} A folder holds config.json "
+            "and *.safetensors (Hugging Face), options.json and *.hdf5 (ELMo), or "
+            "*.npy and *.parquet (word vectors)."
         )
     _refuse(config, _DRAWN, "vectors that are read, which have their own")
-    words = WordVocabulary.build(texts, max_size=config.max_words)
+    words = WordVocabulary.build(
+        texts, max_size=config.max_words, lowercase=not is_cased(path)
+    )
     random = config.plan == "random"
     full, table, known = read_embedding(
         path, words, max_words=config.max_words, seed=config.seed
@@ -151,11 +158,10 @@ def _load_vectors(
     vocabulary = words if random else full
     encoder = _word_vectors(config, len(vocabulary), table.shape[1], segments)
     weights = {} if random else {"encoder/embedding": {"embedding": table}}
-    told = (
-        f"{len(vocabulary):,} word vectors of width {table.shape[1]}, drawn at random"
+    told = f"{len(vocabulary):,} word vectors of width {table.shape[1]}, " + (
+        "drawn at random"
         if random
-        else f"{len(vocabulary):,} word vectors of width {table.shape[1]}, "
-        f"{known:,} of the data's {len(words):,} words among them"
+        else f"{known:,} of the data's {len(words):,} words among them"
     )
     return Representation(encoder, weights, vocabulary, told)
 

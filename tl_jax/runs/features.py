@@ -38,7 +38,7 @@ def features(
     output: Path,
     *,
     layers: str = "top",
-    max_length: int = 128,
+    max_length: int | None = None,
     batch_size: int = 64,
     stateful: bool = False,
     warmup: bool = False,
@@ -57,7 +57,7 @@ def features(
         pairs; anything else is plain lines.
       output: ``.npz`` or ``.h5``.
       layers: ``top``, ``all``, or numbers such as ``0,3,6``.
-      max_length: Longer inputs are cut.
+      max_length: Longer inputs are cut. Default: 128 tokens; ELMo's are never cut.
       batch_size: Inputs at a time.
       stateful: ELMo: line n goes on from what line n − ``batch_size`` left, as in
         bilm-tf and AllenNLP.
@@ -72,7 +72,7 @@ def features(
         ELMo has the states that are asked for.
       DataError: A line of the input is not.
     """
-    if min(batch_size, max_length) < 1:
+    if min(batch_size, 1 if max_length is None else max_length) < 1:
         raise ConfigError("--batch-size and --max-length: at least 1.")
     write = _writer(output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +95,7 @@ def features(
     else:
         encoder, params = load(weights, pooling="mean")
         chosen = _choose(layers, encoder.config.num_layers)
+        max_length = max_length or 128
         examples = _encoded(source, weights, encoder, max_length)
         layout = Layout(packed=True, max_length=max_length)
         batches = evaluation_batches(examples, batch_size, layout)

@@ -178,7 +178,8 @@ class PretrainElmoConfig:
       seed: Keys initial weights, dropout and what is drawn.
       warmup: Share of all steps in which the rate rises.
       clip: Largest global norm of the gradient; 0 clips nothing.
-      placement: As for BERT, like the next two.
+      placement: How steps are spread over devices: jit, each has all parameters; fsdp,
+        each has a share of them and of the optimizer; pmap, as jit.
       devices: Number of devices; batch_size is a multiple of it.
       precision: Type of activations; parameters stay float32.
       eval_every: Steps between evaluations; an epoch by default.
@@ -305,8 +306,12 @@ class PretrainVectorsConfig:
           ConfigError: All of them are named.
         """
         least = {"size": 1, "window": 1, "epochs": 1, "negatives": 1, "min_count": 1}
-        least |= {"max_words": 1, "memory": 1, "sample": 0}
-        problems = out_of_range(self, least, ())
+        least |= {"max_words": 2, "memory": 1}
+        problems = out_of_range(self, least, ("sample",))
+        glove = self.method == "glove"
+        idle = ("negatives", "sample") if glove else ("x_max", "alpha", "memory")
+        if flags := given(self, idle):
+            problems.append(f"{' and '.join(flags)}: no option of {self.method}")
         for name in ("learning_rate", "x_max", "alpha"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

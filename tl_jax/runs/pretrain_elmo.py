@@ -24,6 +24,7 @@ from jaxtyping import Float
 from tl_jax.data.word_stream import BACKWARD, FORWARD, WordStream
 from tl_jax.data.word_text import WordText, open_words
 from tl_jax.files.atomic import write_json, writing_folder
+from tl_jax.files.errors import DataError
 from tl_jax.interop.elmo import save_elmo
 from tl_jax.models.batch import Array, Batch
 from tl_jax.models.compose import Params
@@ -78,7 +79,10 @@ class Job:
         blocks = placement.count if placement.kind == "pmap" else 1
         characters = c.max_characters if c.input == "characters" else None
         text = self.parts[part]
-        return WordStream(text, c.batch_size, c.unroll, characters, blocks)
+        try:
+            return WordStream(text, c.batch_size, c.unroll, characters, blocks)
+        except DataError as error:
+            raise DataError(f"{part}: {error}") from error
 
 
 def pretrain_elmo(

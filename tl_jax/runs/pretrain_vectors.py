@@ -14,7 +14,8 @@ Vectors of sub-words stand in a folder ``model``, the tokenizer beside them.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -115,8 +116,8 @@ def pretrain_vectors(config: PretrainVectorsConfig, out: Path) -> dict[str, Any]
         data = [{"name": f, "sha256": sha256_file(Path(f))} for f in config.text]
         setup = {"config": asdict(config), "data": data, "versions": versions()}
         write_json(out / RUN_FILE, setup)
-        reports = training(corpus, config, out)
-        loss, vectors = _follow(reports, config, len(corpus), out / _LOG)
+        with closing(training(corpus, config, out)) as reports:
+            loss, vectors = _follow(reports, config, len(corpus), out / _LOG)
         results: dict[str, Any] = {
             "method": config.method,
             "words": len(corpus.words),
@@ -183,7 +184,7 @@ def settled(config: PretrainVectorsConfig) -> PretrainVectorsConfig:
 
 def training(
     corpus: Corpus, config: PretrainVectorsConfig, folder: Path
-) -> Iterator[Report]:
+) -> Generator[Report]:
     """Trains, and tells every some hundred steps; the last report has the result.
 
     Args:
@@ -203,7 +204,7 @@ def result(method: str, parameters: dict[str, Any]) -> Float[np.ndarray, "V D"]:
     return np.asarray(glove.vectors(parameters))
 
 
-def _skipgram(corpus: Corpus, config: PretrainVectorsConfig) -> Iterator[Report]:
+def _skipgram(corpus: Corpus, config: PretrainVectorsConfig) -> Generator[Report]:
     assert config.window and config.epochs and config.learning_rate
     stream = SkipGramStream(corpus, config.window, config.sample, config.seed)
     key = jax.random.key(config.seed)
@@ -224,7 +225,7 @@ def _skipgram(corpus: Corpus, config: PretrainVectorsConfig) -> Iterator[Report]
 
 def _glove(
     corpus: Corpus, config: PretrainVectorsConfig, folder: Path
-) -> Iterator[Report]:
+) -> Generator[Report]:
     assert config.window and config.epochs and config.learning_rate
     found = count_cooccurrences(
         corpus, config.window, folder, memory=config.memory << 20, seed=config.seed
@@ -236,17 +237,19 @@ def _glove(
     steps = jax.jit(partial(glove.train_steps, **constants), donate_argnums=0)
     size = 1 << min(int(math.log2(len(corpus.words))), _MOST_ENTRIES)
     taken = 0
-    for epoch in range(config.epochs):
-        draw = np.random.default_rng([config.seed, 2, epoch])
-        order = draw.permutation(-(-len(found) // size))
-        calls = -(-len(order) // _STEPS)
-        batch = partial(_entries, found, order, size)
-        for call, entries in enumerate(prefetch(batch, 0, calls)):
-            state, (loss, count) = steps(state, entries)
-            taken += _STEPS
-            done = (epoch + (call + 1) / calls) / config.epochs
-            yield Report(taken, epoch, loss, count, rate, done, state)
-    found.path.unlink()
+    try:
+        for epoch in range(config.epochs):
+            draw = np.random.default_rng([config.seed, 2, epoch])
+            order = draw.permutation(-(-len(found) // size))
+            calls = -(-len(order) // _STEPS)
+            batch = partial(_entries, found, order, size)
+            for call, entries in enumerate(prefetch(batch, 0, calls)):
+                state, (loss, count) = steps(state, entries)
+                taken += _STEPS
+                done = (epoch + (call + 1) / calls) / config.epochs
+                yield Report(taken, epoch, loss, count, rate, done, state)
+    finally:
+        found.path.unlink()
 
 
 def _entries(

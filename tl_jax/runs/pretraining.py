@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 
 from tl_jax.data.tfds import PREFIX, tfds_hash
-from tl_jax.files.atomic import read_json, sweep
+from tl_jax.files.atomic import read_object, sweep
 from tl_jax.files.errors import ConfigError, IntegrityError
 from tl_jax.files.locks import hold
 from tl_jax.files.manifest import sha256_file, verify_manifest
@@ -71,7 +71,7 @@ def going_on(run: Path, reopen: Callable[[], Made]) -> Iterator[Made]:
 
 def kind_of(run: Path) -> str | None:
     """The kind of a pre-training run; None for any other run, or none."""
-    return read_json(run / RUN_FILE).get("kind") if is_run(run) else None
+    return read_object(run / RUN_FILE).get("kind") if is_run(run) else None
 
 
 def read_setup(run: Path, kind: str, allowed: set[str]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def read_setup(run: Path, kind: str, allowed: set[str]) -> dict[str, Any]:
     if kind_of(run) != kind:
         raise ConfigError(f"{run} is not the directory of such a pre-training run.")
     sealed = verify_manifest(run / SETUP)
-    told = read_json(run / RUN_FILE, error=IntegrityError)
+    told = read_object(run / RUN_FILE, error=IntegrityError)
     refuse_changes(run, sealed, told, allowed)
     return told
 
@@ -92,6 +92,18 @@ def read_setup(run: Path, kind: str, allowed: set[str]) -> dict[str, Any]:
 def text_hash(name: str) -> str:
     """SHA-256 of a text file, or of a data set's texts."""
     return tfds_hash(name) if name.startswith(PREFIX) else sha256_file(Path(name))
+
+
+@dataclass(eq=False)
+class _Remembered:
+    """An evaluation, and the scores that it came to last."""
+
+    evaluate: Evaluate
+    last: dict[str, float] | None = None
+
+    def __call__(self, params: Params) -> dict[str, float] | None:
+        self.last = self.evaluate(params)
+        return self.last
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +136,9 @@ class Course:
         with stop_requests(alone=jax.process_count() == 1) as stop:
             state, memory = first_state(self.init, training, run, params)
             self.introduce()
-            evaluate = self.evaluator(stop) if self.evaluator is not None else None
+            evaluate = None
+            if self.evaluator is not None:
+                evaluate = _Remembered(self.evaluator(stop))
             state, memory = fit_run(
                 training,
                 state,
@@ -136,7 +150,11 @@ class Course:
                 display=display,
                 tensorboard=self.tensorboard,
             )
-            dev = evaluate(state.params) if evaluate is not None else {}
+            dev: dict[str, float] | None = {}
+            if evaluate is not None:
+                scored = memory.evaluated == int(state.step)
+                dev = evaluate.last if scored else None
+                dev = evaluate(state.params) if dev is None else dev
             if dev is None:
                 stop.check("trained; `tl-jax resume` scores and exports it")
             trained = training.placement.fetch(state.params)

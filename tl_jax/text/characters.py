@@ -23,8 +23,7 @@ from tl_jax.models.elmo import spell
 from tl_jax.text.encodings import Framed
 from tl_jax.text.vocabulary import SENTENCE_BEGIN, SENTENCE_END, look_up
 from tl_jax.text.words import (
-    SEPARATOR,
-    UNKNOWN,
+    SPECIALS,
     WordVocabulary,
     split_words,
     word_offsets,
@@ -36,7 +35,7 @@ Spell = Callable[[Sequence[str]], Int[np.ndarray, "W C"]]
 LENGTH = 50
 _SENTENCE_MARKS = {SENTENCE_BEGIN: elmo.SENTENCE_BEGIN, SENTENCE_END: elmo.SENTENCE_END}
 _SHOWN = 10
-NO_WORDS = WordVocabulary((UNKNOWN, SEPARATOR))
+NO_WORDS = WordVocabulary(SPECIALS)
 SPELLING_FILE, _VOCABULARY_FILE = "spelling.json", "words.json"
 _UNKNOWN_ID, _SEPARATOR_ID = 0, 1  # as in `WordVocabulary`
 
@@ -189,7 +188,7 @@ class SpeltWords:
           DataError: A word cannot be encoded in UTF-8.
         """
         distinct, index = np.unique(ids, return_inverse=True)
-        met = [UNKNOWN, SEPARATOR, *self._met]
+        met = [*SPECIALS, *self._met]
         words = [met[i] for i in distinct]
         characters = self._spell(words)
         characters[distinct == _SEPARATOR_ID] = 0
@@ -253,5 +252,5 @@ def vector_words(
     words = (word for text in texts for word in split(text, splits))
     counts = Counter(vector_key(word, lowercase) for word in words)
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
-    kept = [word for word in ranked if word not in (UNKNOWN, SEPARATOR)]
-    return WordVocabulary((UNKNOWN, SEPARATOR, *kept)[:max_size], lowercase)
+    kept = [word for word in ranked if word not in SPECIALS]
+    return WordVocabulary((*SPECIALS, *kept)[:max_size], lowercase)

@@ -17,6 +17,7 @@ from tl_jax.text.encodings import Encodings, Framed, encode
 
 UNKNOWN = "<unk>"  # id 0
 SEPARATOR = "<sep>"  # id 1, between the texts of a pair
+SPECIALS = (UNKNOWN, SEPARATOR)
 _WORD = re.compile(
     r"""
     \d+(?:[.,:]\d+)*(?!\w)          # 3.5, 10,000, 12:30
@@ -103,7 +104,7 @@ class WordVocabulary:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.words[:2] != (UNKNOWN, SEPARATOR):
+        if self.words[: len(SPECIALS)] != SPECIALS:
             problems.append(f"the first two must be {UNKNOWN} and {SEPARATOR}")
         twice = [w for w, n in Counter(self.words).items() if n > 1]
         if twice:
@@ -138,7 +139,7 @@ class WordVocabulary:
             counts.update(split_words(text, lowercase))
         ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         words = [w for w, n in ranked if n >= min_count]
-        return cls((UNKNOWN, SEPARATOR, *words)[:max_size], lowercase)
+        return cls((*SPECIALS, *words)[:max_size], lowercase)
 
     def __len__(self) -> int:
         return len(self.words)
