@@ -168,6 +168,12 @@ def test_totals_are_percent_and_unanswered_questions_count_0():
         totals({}, {}, "squad")
 
 
+def test_totals_are_the_official_scripts_to_the_last_digit():
+    golds = {name: ["cat"] for name in "abc"}
+    found = totals({"a": "cat", "b": "cat", "c": "dog"}, golds, "squad")
+    assert found["exact_match"] == 100.0 * (1.0 + 1.0 + 0.0) / 3 != 100 * (2.0 / 3)
+
+
 def test_totals_tell_questions_with_and_without_answer_apart():
     golds = {"a": ["cat"], "b": ["black dog"], "c": [], "d": [], "e": [], "f": []}
     said = {"a": "cat", "b": "dog", "c": "", "d": "x", "e": ""}
