@@ -62,7 +62,8 @@ def _run(given: list[str], debug: bool) -> int:
             sys.stdout.flush()
         except OSError:
             _give_up_output()
-        return _failed(7, f"{error.filename or ''}: {error.strerror or error}", debug)
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(7, f"{where}{error.strerror or error}", debug)
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
         hint = "This is an error in tl-jax; --debug shows where."

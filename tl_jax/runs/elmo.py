@@ -120,8 +120,7 @@ def _vectors_beside(
     """The words that have a vector beside ELMo's, the vectors if read, and of whom."""
     if config.vectors is None:
         return NO_WORDS, None, ""
-    random = config.vectors == RANDOM
-    path = None if random else resolve(config.vectors)
+    path = None if config.vectors == RANDOM else resolve(config.vectors)
     words = vector_words(
         texts,
         splits,

@@ -148,8 +148,8 @@ def _refuse_words(rows: TaggedSentences) -> None:
     if bad:
         shown = "\n  ".join(bad[:10])
         raise DataError(
-            f"By --characters each token is one character (in NFC), and {len(bad)} are "
-            f"not:\n  {shown}"
+            f"By --characters each token is one character, and {len(bad)} are not (a "
+            f"decomposed one is to be composed, as by NFC):\n  {shown}"
         )
 
 

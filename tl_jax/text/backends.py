@@ -192,14 +192,18 @@ def _later_ones(file: Path, config: dict[str, Any]) -> list[tuple[int, dict[str,
     later: dict[int, dict[str, Any]] = {}
     for source, number, piece in told:
         content = piece.get("content") if isinstance(piece, dict) else None
-        named = isinstance(content, str) and not _SURROGATE.search(content)
-        if not (named and re.fullmatch("[0-9]{1,9}", str(number))):
+        if not (is_text(content) and re.fullmatch("[0-9]{1,9}", str(number))):
             raise DataError(
                 f"{source}: an added piece needs a number and a string as its content; "
                 f"here {number!r:.40} stands with {piece!r:.80}."
             )
         later[int(number)] = piece
     return sorted(later.items())
+
+
+def is_text(value: object) -> bool:
+    """True for a string without lone surrogates, as the Rust library takes them."""
+    return isinstance(value, str) and not _SURROGATE.search(value)
 
 
 def _normalizer(

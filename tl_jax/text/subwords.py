@@ -1,7 +1,6 @@
 """Sub-words: strings → ids of WordPiece, BPE and Unigram vocabularies, in Rust."""
 
 import json
-import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from tl_jax.text.backends import (
     find_file,
     from_json,
     from_vocabulary,
+    is_text,
     lowers,
 )
 from tl_jax.text.encodings import Encodings, Framed, encode
@@ -225,7 +225,7 @@ class Tokenizer:
             try:
                 encodings = encode(chunk, add_special_tokens=False)
             except (TypeError, UnicodeEncodeError) as error:
-                bad = [start + i for i, t in enumerate(chunk) if not _is_text(t)]
+                bad = [start + i for i, t in enumerate(chunk) if not is_text(t)]
                 raise DataError(
                     f"Text {bad[:10]} (from 0) cannot be tokenised, because it is no "
                     "string or holds half of a surrogate pair: mend or drop it."
@@ -373,7 +373,3 @@ def _with_marks(text: str, offsets: Int[np.ndarray, "_ 2"]) -> Int[np.ndarray, "
         )
         found[piece, 1] = begin + sum(takewhile(bool, marks))
     return found
-
-
-def _is_text(text: object) -> bool:
-    return isinstance(text, str) and not re.search("[\ud800-\udfff]", text)
