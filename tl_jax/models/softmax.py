@@ -1,6 +1,6 @@
 """The softmax over a vocabulary: in full, or by a sample of its words."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,6 @@ from tl_jax.models.batch import Array
 from tl_jax.models.dense import transposed
 from tl_jax.models.mesh import row_devices
 
-# The loss and the gradients of the kernel, transposed, and of the bias.
-_Sums = tuple[jax.Array, jax.Array, jax.Array]
 # Scores that a device makes at a time; the 16 MB stay in a CPU's cache.
 _SCORES = 1 << 22
 
@@ -68,40 +66,42 @@ def softmax_loss(
 def _softmax_loss_forward(
     states: Array, targets: Array, weights: Array, kernel: Array, bias: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    """The loss and its gradients, to be scaled by what comes from above."""
-    narrow = kernel.astype(states.dtype)
-    wide = transposed(narrow)
+    """The loss and its gradients, to be scaled by what comes from above.
 
-    def some(sums: _Sums, part: tuple[Array, ...]) -> tuple[_Sums, Array]:
-        total, to_wide, to_bias = sums
+    The bias is read as the weight of one more feature, which is always 1: the products
+    that make the scores and the kernel's gradient then give its part as well.
+    """
+    dtype, width = states.dtype, states.shape[-1]
+    narrow = kernel.astype(dtype)
+    wide = transposed(jnp.concatenate([narrow, bias[:, None].astype(dtype)], axis=1))
+
+    def some(sums: tuple[Array, Array], part: tuple[Array, ...]) -> tuple[Any, Array]:
+        total, to_wide = sums
         states, targets, weights = part
-        flat, share = states.reshape(-1, states.shape[-1]), weights.reshape(-1, 1)
-        scores = jnp.dot(flat, wide, preferred_element_type=jnp.float32) + bias[None, :]
+        flat, share = states.reshape(-1, width), weights.reshape(-1, 1)
+        read = jnp.concatenate([flat, jnp.ones_like(flat[:, :1])], axis=1)
+        scores = jnp.dot(read, wide, preferred_element_type=jnp.float32)
         wanted = jnp.take_along_axis(scores, targets.reshape(-1, 1), axis=-1)
         top = scores.max(axis=-1, keepdims=True)
         risen = jnp.exp(scores - top)
         mass = risen.sum(axis=-1, keepdims=True)
-        chances = risen * (share / mass)
         total += jnp.sum(share * (jnp.log(mass) + top - wanted))
-        to_bias += chances.sum(axis=0)
-        chances = chances.astype(states.dtype)
-        to_wide += jnp.dot(transposed(flat), chances).astype(jnp.float32)
-        to_states = (chances @ narrow).reshape(states.shape)
-        return (total, to_wide, to_bias), to_states
+        # The chances are risen / mass; it is the narrow sides that are divided.
+        risen, share = risen.astype(dtype), share / mass
+        to_wide += jnp.dot(transposed((share * read).astype(dtype)), risen)
+        to_states = (share * (risen @ narrow)).astype(dtype)
+        return (total, to_wide), to_states.reshape(states.shape)
 
     parts = _parts(len(kernel), states, targets, weights)
-    total, to_wide, to_bias = (
-        jnp.zeros(shape, jnp.float32) for shape in ((), wide.shape, bias.shape)
-    )
-    zeros = total, to_wide, to_bias
-    (total, to_wide, to_bias), to_states = jax.lax.scan(some, zeros, parts)
+    zeros = jnp.zeros((), jnp.float32), jnp.zeros(wide.shape, jnp.float32)
+    (total, to_wide), to_states = jax.lax.scan(some, zeros, parts)
     # What the targets themselves add: −w at each one's place.
-    own = (weights[..., None] * states).reshape(-1, states.shape[-1])
+    own = (weights[..., None] * states).reshape(-1, width)
     words = targets.reshape(-1)
-    to_kernel = to_wide.T.at[words].add(-own.astype(jnp.float32))
-    to_bias = to_bias.at[words].add(-weights.reshape(-1))
+    to_kernel = to_wide[:width].T.at[words].add(-own.astype(jnp.float32))
+    to_bias = to_wide[width].at[words].add(-weights.reshape(-1))
     to_states = to_states.reshape(states.shape)
-    to_states -= weights[..., None].astype(states.dtype) * narrow[targets]
+    to_states -= weights[..., None].astype(dtype) * narrow[targets]
     return total, (to_states, to_kernel, to_bias)
 
 
