@@ -6,26 +6,28 @@ import numpy as np
 import pytest
 
 from tl_jax.models.lstm import Lstm
-from tl_jax.models.recurrence import State, lstm
+from tl_jax.models.recurrence import State, Weights, lstm
 
 SIZE, INPUTS = 5, 3
 # Examples of 3, 4 and 1 tokens and padding; one of 8; a row of padding.
 EXAMPLE = np.array([[1, 1, 1, 2, 2, 2, 2, 3], [1] * 8, [0] * 8], np.int32)
 DRAW = np.random.default_rng(0)
-GATES = DRAW.normal(size=(*EXAMPLE.shape, 4 * SIZE))
+READ = DRAW.normal(size=(*EXAMPLE.shape, INPUTS))
+KERNEL = DRAW.normal(size=(INPUTS, 4 * SIZE))
 RECURRENT = DRAW.normal(size=(SIZE, 4 * SIZE)) / 2
+BIAS = DRAW.normal(size=4 * SIZE)
 
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def formula(gates):
-    """One example from a zero state, [T, 4·D] to [T, D]."""
+def formula(tokens):
+    """One example from a zero state, [T, E] to [T, D]."""
     hidden = cell = np.zeros(SIZE)
     states = []
-    for x in gates:
-        i, j, f, o = np.split(x + hidden @ RECURRENT, 4)
+    for x in tokens:
+        i, j, f, o = np.split(x @ KERNEL + hidden @ RECURRENT + BIAS, 4)
         cell = sigmoid(f + 1) * cell + sigmoid(i) * np.tanh(j)
         hidden = sigmoid(o) * np.tanh(cell)
         states.append(hidden)
@@ -39,20 +41,20 @@ def runs():
             yield row, np.flatnonzero(labels == label)
 
 
-def read(gates, recurrent, reverse):
-    zeros = jnp.zeros((len(EXAMPLE), SIZE), gates.dtype)
-    by_time = gates.swapaxes(0, 1)
-    found, _ = lstm(by_time, recurrent, EXAMPLE, State(zeros, zeros), reverse=reverse)
-    return found.swapaxes(0, 1)
+def read(x, *weights, reverse):
+    zeros = jnp.zeros((len(EXAMPLE), SIZE), x.dtype)
+    given = x.swapaxes(0, 1), Weights(*weights), EXAMPLE, State(zeros, zeros)
+    return lstm(*given, reverse=reverse)[0].swapaxes(0, 1)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_each_example_of_a_row_is_read_alone(reverse):
-    as_float32 = (jnp.asarray(x, jnp.float32) for x in (GATES, RECURRENT))
-    states = np.asarray(read(*as_float32, reverse))
+    inputs = READ, KERNEL, RECURRENT, BIAS
+    as_float32 = (jnp.asarray(x, jnp.float32) for x in inputs)
+    states = np.asarray(read(*as_float32, reverse=reverse))
     for row, columns in runs():
         order = columns[::-1] if reverse else columns
-        wanted = formula(GATES[row, order])
+        wanted = formula(READ[row, order])
         np.testing.assert_allclose(states[row, order], wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -60,18 +62,18 @@ def test_each_example_of_a_row_is_read_alone(reverse):
 def test_gradients_are_differences_of_the_formula(reverse):
     weights = DRAW.normal(size=(*EXAMPLE.shape, SIZE)) * (EXAMPLE > 0)[..., None]
 
-    def loss(gates, recurrent):
-        return (read(gates, recurrent, reverse) * weights).sum()
+    def loss(*inputs):
+        return (read(*inputs, reverse=reverse) * weights).sum()
 
+    inputs = READ, KERNEL, RECURRENT, BIAS
     with jax.enable_x64(True):
-        found = jax.grad(loss, argnums=(0, 1))(
-            jnp.asarray(GATES), jnp.asarray(RECURRENT)
-        )
+        every = tuple(range(len(inputs)))
+        found = jax.grad(loss, argnums=every)(*map(jnp.asarray, inputs))
         for argument, gradient in enumerate(found):
             direction = DRAW.normal(size=gradient.shape)
             ends = []
             for sign in (1, -1):
-                moved = [GATES, RECURRENT]
+                moved = list(inputs)
                 moved[argument] = moved[argument] + sign * 1e-5 * direction
                 ends.append(float(loss(*map(jnp.asarray, moved))))
             slope = (ends[0] - ends[1]) / 2e-5

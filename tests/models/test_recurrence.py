@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tl_jax.models.recurrence import State, lstm
+from tl_jax.models.recurrence import State, Weights, lstm
 
-ROWS, LENGTH, CELL, WIDTH = 3, 7, 5, 4
+ROWS, LENGTH, READ, CELL, WIDTH = 3, 7, 2, 5, 4
 DRAW = np.random.default_rng(0)
 # Two examples with padding around them; one alone; nothing but padding.
 EXAMPLE = np.array([[0, 1, 1, 0, 2, 2, 0], [1] * 7, [0] * 7], np.int32)
@@ -20,9 +20,13 @@ def drawn(*shape):
 
 
 INPUTS = {
-    "gates": drawn(LENGTH, ROWS, 4 * CELL),
-    "recurrent": drawn(WIDTH, 4 * CELL),
-    "projection": drawn(CELL, WIDTH),
+    "x": drawn(LENGTH, ROWS, READ),
+    "weights": Weights(
+        kernel=drawn(READ, 4 * CELL),
+        recurrent=drawn(WIDTH, 4 * CELL),
+        bias=drawn(4 * CELL),
+        projection=drawn(CELL, WIDTH),
+    ),
     "start": State(drawn(ROWS, CELL), drawn(ROWS, WIDTH)),
 }
 HEARD = drawn(LENGTH, ROWS, WIDTH), State(drawn(ROWS, CELL), drawn(ROWS, WIDTH))
@@ -30,6 +34,7 @@ HEARD = drawn(LENGTH, ROWS, WIDTH), State(drawn(ROWS, CELL), drawn(ROWS, WIDTH))
 
 def formula(inputs, reverse, cell_clip, projection_clip):
     """Token by token, row by row."""
+    weights = inputs["weights"]
     states = [[jnp.zeros(WIDTH)] * LENGTH for _ in range(ROWS)]
     cells, hiddens = [], []
     for row in range(ROWS):
@@ -39,11 +44,11 @@ def formula(inputs, reverse, cell_clip, projection_clip):
             own = EXAMPLE[row, t]
             if own > 0:
                 cell, hidden = end if own == last else begin
-                gates = inputs["gates"][t, row] + hidden @ inputs["recurrent"]
-                i, j, f, o = jnp.split(gates, 4)
+                gates = inputs["x"][t, row] @ weights.kernel + weights.bias
+                i, j, f, o = jnp.split(gates + hidden @ weights.recurrent, 4)
                 cell = jax.nn.sigmoid(f + 1) * cell + jax.nn.sigmoid(i) * jnp.tanh(j)
                 cell = jnp.clip(cell, -cell_clip, cell_clip)
-                hidden = (jax.nn.sigmoid(o) * jnp.tanh(cell)) @ inputs["projection"]
+                hidden = (jax.nn.sigmoid(o) * jnp.tanh(cell)) @ weights.projection
                 hidden = jnp.clip(hidden, -projection_clip, projection_clip)
                 end = cell, hidden
                 states[row][t] = hidden

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from tl_jax.models.batch import Array
-from tl_jax.models.dense import dense
 from tl_jax.models.dropout import Noise, dropout
-from tl_jax.models.recurrence import State, lstm
+from tl_jax.models.recurrence import State, Weights, lstm
 
 
 class Lstm(nn.Module):
@@ -31,12 +30,13 @@ class Lstm(nn.Module):
                 ("bias", nn.initializers.zeros, (width,)),
             )
         )
-        by_time = x.swapaxes(0, 1)  # here, where it is narrower than the gates
-        gates = dense(by_time.reshape(-1, inputs), kernel, bias)
-        gates = gates.reshape(*by_time.shape[:-1], width)
         zeros = jnp.zeros((len(x), self.features), x.dtype)
         states, _ = lstm(
-            gates, recurrent, example, State(zeros, zeros), reverse=self.reverse
+            x.swapaxes(0, 1),
+            Weights(kernel, recurrent, bias),
+            example,
+            State(zeros, zeros),
+            reverse=self.reverse,
         )
         return states.swapaxes(0, 1)
 
@@ -113,15 +113,12 @@ class ProjectedLstm(nn.Module):
                 ("bias", zeros, (width,)),
             )
         )
-        by_time = x.swapaxes(0, 1)  # here, where it is narrower than the gates
-        gates = dense(by_time.reshape(-1, inputs), kernel, bias)
         start = State(start.cell.astype(x.dtype), start.hidden.astype(x.dtype))
         states, end = lstm(
-            gates.reshape(*by_time.shape[:-1], width),
-            recurrent,
+            x.swapaxes(0, 1),
+            Weights(kernel, recurrent, bias, projection),
             example,
             start,
-            projection=projection,
             cell_clip=self.cell_clip,
             projection_clip=self.projection_clip,
             reverse=self.reverse,

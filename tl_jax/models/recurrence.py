@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from tl_jax.models.batch import Array
@@ -29,6 +30,22 @@ class State(NamedTuple):
     hidden: Float[Array, "B P"]
 
 
+class Weights(NamedTuple):
+    """What a layer learns, in one direction; gates are in the order i, j, f, o.
+
+    Attributes:
+      kernel: From the input to the gates.
+      recurrent: From the previous hidden state, likewise.
+      bias: Of the gates; 1 is added to the forget gate beside it.
+      projection: From the cell's width to the hidden state's; by default h is as wide.
+    """
+
+    kernel: Float[Array, "E G"]
+    recurrent: Float[Array, "P G"]
+    bias: Float[Array, " G"]
+    projection: Float[Array, "H P"] | None = None
+
+
 class Bounds(NamedTuple):
     """Bounds of a cell's and of a hidden state's values in both directions, if any."""
 
@@ -37,25 +54,22 @@ class Bounds(NamedTuple):
 
 
 def lstm(
-    gates: Float[Array, "T B G"],
-    recurrent: Float[Array, "P G"],
+    x: Float[Array, "T B E"],
+    weights: Weights,
     example: Int[Array, "B T"],
     start: State,
     *,
-    projection: Float[Array, "H P"] | None = None,
     cell_clip: float | None = None,
     projection_clip: float | None = None,
     reverse: bool = False,
 ) -> tuple[Float[Array, "T B P"], State]:
-    """Runs the recurrence over gate inputs that were computed for all tokens at once.
+    """Runs a layer in one direction.
 
     Args:
-      gates: xW + b of each token, in the order input, cell, forget, output; 1 is added
-        to the forget gate here. Time comes first, as it is read.
-      recurrent: The weights of the previous hidden state.
+      x: What it reads. Time comes first, as it is read.
+      weights: Of the layer.
       example: Which example of its row a token belongs to, 0 = padding.
       start: Every example of a row begins with the row's state here.
-      projection: From the cell's width to the hidden state's; by default h is as wide.
       cell_clip: Bound of c's values in both directions; None means that there is none.
       projection_clip: Bound of h's, likewise.
       reverse: Reads from right to left.
@@ -67,8 +81,7 @@ def lstm(
     first = borders(example, reverse=reverse).T[:, :, None]
     flags = Flags(first, (example > 0).T[:, :, None])
     bounds = Bounds(cell_clip, projection_clip)
-    weights = Weights(recurrent, projection)
-    return _recurrence(bounds, reverse, gates, weights, start, flags)
+    return _recurrence(bounds, reverse, x, weights, start, flags)
 
 
 def borders(example: Int[Array, "B T"], *, reverse: bool) -> Bool[Array, "B T"]:
@@ -77,13 +90,6 @@ def borders(example: Int[Array, "B T"], *, reverse: bool) -> Bool[Array, "B T"]:
     changes = example[:, 1:] != example[:, :-1]
     parts = [changes, edge] if reverse else [edge, changes]
     return jnp.concatenate(parts, axis=1)
-
-
-class Weights(NamedTuple):
-    """The matrices that each token goes through."""
-
-    recurrent: Float[Array, "P G"]
-    projection: Float[Array, "H P"] | None
 
 
 class Flags(NamedTuple):
@@ -98,22 +104,35 @@ class Flags(NamedTuple):
     real: Bool[Array, "T B 1"]
 
 
+# Of i, j, f and o: the slope of σ's or tanh's input, its middle, what is added to x.
+_ACTIVATIONS = (0.5, 1, 0.5, 0.5), (0.5, 0, 0.5, 0.5), (0, 0, 1, 0)
+
+
 class _Step(NamedTuple):
-    """What the backward pass needs of each token: activations, and states read."""
+    """What the backward pass needs of a token: activations, and the state read."""
 
     i: Float[Array, "... B H"]
     j: Float[Array, "... B H"]
     f: Float[Array, "... B H"]
     o: Float[Array, "... B H"]
-    hidden: Float[Array, "... B P"]
     before: State
+
+
+class _Saved(NamedTuple):
+    """What the backward pass needs of all tokens; ``states`` are the hidden ones."""
+
+    x: Float[Array, "T B E"]
+    weights: Weights
+    flags: Flags
+    steps: _Step
+    states: Float[Array, "T B P"]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _recurrence(
     bounds: Bounds,
     reverse: bool,
-    gates: Float[Array, "T B G"],
+    x: Float[Array, "T B E"],
     weights: Weights,
     start: State,
     flags: Flags,
@@ -122,8 +141,16 @@ def _recurrence(
         state, _ = _read(bounds, weights, start, state, *token)
         return state, state.hidden
 
-    end, states = jax.lax.scan(read, start, (gates, flags), reverse=reverse)
+    tokens = _inputs(x, weights.kernel), flags
+    end, states = jax.lax.scan(read, start, tokens, reverse=reverse)
     return states, end
+
+
+def _inputs(
+    x: Float[Array, "T B E"], kernel: Float[Array, "E G"]
+) -> Float[Array, "T B G"]:
+    """The inputs' part of all tokens' gates, in one product."""
+    return (_flat(x) @ kernel).reshape(*x.shape[:-1], -1)
 
 
 def _read(
@@ -131,60 +158,69 @@ def _read(
     weights: Weights,
     start: State,
     state: State,
-    gates: Float[Array, "B G"],
+    inputs: Float[Array, "B G"],
     flags: Flags,
 ) -> tuple[State, _Step]:
     """Reads one token of each row."""
     before = _choose(flags.first, start, state)
-    i, j, f, o = jnp.split(gates + before.hidden @ weights.recurrent, 4, axis=-1)
-    i, f, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f + 1), jax.nn.sigmoid(o)
-    j = jnp.tanh(j)
+    gates = inputs + before.hidden @ weights.recurrent + weights.bias[None, :]
+    i, j, f, o = _activate(gates)
     cell = _clip(f * before.cell + i * j, bounds.cell)
     hidden = o * jnp.tanh(cell)
     if weights.projection is not None:
         hidden = hidden @ weights.projection
     hidden = _clip(hidden, bounds.hidden)
-    step = _Step(i, j, f, o, hidden, before)
+    step = _Step(i, j, f, o, before)
     return _choose(flags.real, State(cell, hidden), state), step
+
+
+def _activate(gates: Float[Array, "B G"]) -> tuple[Array, ...]:
+    """σ(i), tanh(j), σ(f + 1), σ(o), by one tanh of all: σ(x) = ½ + ½ tanh(x/2)."""
+    parts = gates.reshape(len(gates), 4, -1)
+    wide = parts.astype(jnp.promote_types(gates.dtype, jnp.float32))
+    half, begin, shift = jnp.array(_ACTIVATIONS, wide.dtype)[:, None, :, None]
+    active = begin + half * jnp.tanh(half * (wide + shift))
+    return tuple(jnp.unstack(active.astype(gates.dtype), axis=1))
 
 
 def _forward(
     bounds: Bounds,
     reverse: bool,
-    gates: Float[Array, "T B G"],
+    x: Float[Array, "T B E"],
     weights: Weights,
     start: State,
     flags: Flags,
-) -> tuple[tuple[Float[Array, "T B P"], State], tuple[Weights, Flags, _Step]]:
+) -> tuple[tuple[Float[Array, "T B P"], State], _Saved]:
     def read(
         state: State, token: tuple[Array, Flags]
     ) -> tuple[State, tuple[Array, _Step]]:
         state, step = _read(bounds, weights, start, state, *token)
         return state, (state.hidden, step)
 
-    end, (states, steps) = jax.lax.scan(read, start, (gates, flags), reverse=reverse)
-    return (states, end), (weights, flags, steps)
+    tokens = _inputs(x, weights.kernel), flags
+    end, (states, steps) = jax.lax.scan(read, start, tokens, reverse=reverse)
+    return (states, end), _Saved(x, weights, flags, steps, states)
 
 
 def _backward(
     bounds: Bounds,
     reverse: bool,
-    saved: tuple[Weights, Flags, _Step],
+    saved: _Saved,
     gradient: tuple[Float[Array, "T B P"], State],
-) -> tuple[Float[Array, "T B G"], Weights, State, None]:
-    """Goes back through the tokens; the weights' gradients are one product each."""
-    weights, flags, steps = saved
-    back = jax.tree.map(transposed, weights)
+) -> tuple[Float[Array, "T B E"], Weights, State, None]:
+    """Goes back through the tokens; the weights' gradients are two products."""
+    x, weights, flags, steps, states = saved
+    back = jax.tree.map(transposed, weights._replace(bias=None))
     nothing = jax.tree.map(jnp.zeros_like, gradient[1])
 
     def unread(
-        carry: tuple[State, State], token: tuple[Array, Flags, _Step]
+        carry: tuple[State, State], token: tuple[Array, Array, Flags, _Step]
     ) -> tuple[tuple[State, State], tuple[Array, Array, Array]]:
         (cell, hidden), at_start = carry
-        outer, (first, real), step = token
+        outer, told, (first, real), step = token
         after = State(cell, hidden + outer)
         own = _choose(real, after, nothing)
-        projected = jnp.where(_inside(step.hidden, bounds.hidden), own.hidden, 0)
+        projected = jnp.where(_inside(told, bounds.hidden), own.hidden, 0)
         squashed = projected
         if back.projection is not None:
             squashed = projected @ back.projection
@@ -205,16 +241,21 @@ def _backward(
         passed = _choose(real, _choose(first, nothing, before), after)
         return (passed, at_start), (gates, projected, step.o * tanh)
 
-    states, end = gradient
+    outer, end = gradient
     (begin, at_start), (gates, projected, given) = jax.lax.scan(
-        unread, (end, nothing), (states, flags, steps), reverse=not reverse
+        unread, (end, nothing), (outer, states, flags, steps), reverse=not reverse
     )
-    to_recurrent = weight_gradient(_flat(steps.before.hidden), _flat(gates))
-    to_projection = None
+    # The gates read [x; h; 1], and what is one product forward is one product back.
+    gates, read = _flat(gates), [_flat(x), _flat(steps.before.hidden)]
+    ones = jnp.ones_like(gates[:, :1])
+    product = weight_gradient(jnp.concatenate([*read, ones], axis=1), gates)
+    kernel, recurrent, bias = jnp.split(product, np.cumsum([a.shape[1] for a in read]))
+    projection = None
     if weights.projection is not None:
-        to_projection = weight_gradient(_flat(given), _flat(projected))
-    product = Weights(to_recurrent, to_projection)
-    return gates, product, jax.tree.map(jnp.add, at_start, begin), None
+        projection = weight_gradient(_flat(given), _flat(projected))
+    to_weights = Weights(kernel, recurrent, bias[0], projection)
+    to_x = (gates @ back.kernel).reshape(x.shape)
+    return to_x, to_weights, jax.tree.map(jnp.add, at_start, begin), None
 
 
 _recurrence.defvjp(_forward, _backward)
