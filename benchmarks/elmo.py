@@ -227,12 +227,14 @@ def main(config: Config) -> None:
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as scratch:
         table = list(side_by_side(config, Path(scratch)))
-    print(markdown(("", "tl_jax", "torch", "ratio", "compiling"), table))
+    sizes = config.sizes.name
+    print(markdown((sizes, "tl_jax", "torch", "ratio", "compiling"), table))
     if config.train is not None:
         epochs = list(cached_epochs(config))
-        print(markdown(("", "before", "with the cache", "ratio", "compiling"), epochs))
+        columns = sizes, "before", "with the cache", "ratio", "compiling"
+        print(markdown(columns, epochs))
         table += epochs
-    append_table(config.results, table)
+    append_table(config.results, [[f"{sizes}: {what}", *row] for what, *row in table])
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ from pathlib import Path
 from tl_jax.models.elmo import ElmoConfig
 from tl_jax.runs.pretrain_config import PretrainElmoConfig
 
-_FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128))
-
 
 @dataclass(frozen=True)
 class Sizes:
     """Sizes of the biLM, and of a step of its pre-training.
+
+    By default the biLM is as large as the smallest one that AllenNLP released
+    (elmo_2x1024_128_2048cnn_1xhighway).
 
     Attributes:
       projection: Width of a word and of one direction of a layer.
@@ -23,11 +24,16 @@ class Sizes:
     """
 
     projection: int = 128
-    cell: int = 512
+    cell: int = 1024
     layers: int = 2
     vocab_size: int = 10_000
     batch_size: int = 64
     unroll: int = 32
+
+    @property
+    def name(self) -> str:
+        """The biLM's sizes, in few words."""
+        return f"biLM {self.layers} × {self.cell} → {self.projection}"
 
     def pretraining(self, text: Path) -> PretrainElmoConfig:
         """The options of `tl-jax pretrain elmo`, by words and the full softmax."""
@@ -48,7 +54,6 @@ class Sizes:
     def reader(self) -> ElmoConfig:
         """The configuration of the biLM that gives features, from characters."""
         return ElmoConfig(
-            filters=_FILTERS,
             num_highways=1,
             projection_size=self.projection,
             cell_size=self.cell,

@@ -66,7 +66,7 @@ def lstm(
     """Runs a layer in one direction.
 
     Args:
-      x: What it reads. Time comes first, as it is read.
+      x: What it reads, time first.
       weights: Of the layer.
       example: Which example of its row a token belongs to, 0 = padding.
       start: Every example of a row begins with the row's state here.
@@ -102,10 +102,6 @@ class Flags(NamedTuple):
 
     first: Bool[Array, "T B 1"]
     real: Bool[Array, "T B 1"]
-
-
-# Of i, j, f and o: the slope of σ's or tanh's input, its middle, what is added to x.
-_ACTIVATIONS = (0.5, 1, 0.5, 0.5), (0.5, 0, 0.5, 0.5), (0, 0, 1, 0)
 
 
 class _Step(NamedTuple):
@@ -174,12 +170,16 @@ def _read(
     return _choose(flags.real, State(cell, hidden), state), step
 
 
+# Slope, middle and shift of each gate's m + s·tanh(s(x + a)): σ(x) = ½ + ½ tanh(x/2).
+_ACTIVATIONS = (0.5, 1, 0.5, 0.5), (0.5, 0, 0.5, 0.5), (0, 0, 1, 0)
+
+
 def _activate(gates: Float[Array, "B G"]) -> tuple[Array, ...]:
-    """σ(i), tanh(j), σ(f + 1), σ(o), by one tanh of all: σ(x) = ½ + ½ tanh(x/2)."""
+    """σ(i), tanh(j), σ(f + 1), σ(o), in one operation that the cores can share."""
     parts = gates.reshape(len(gates), 4, -1)
     wide = parts.astype(jnp.promote_types(gates.dtype, jnp.float32))
-    half, begin, shift = jnp.array(_ACTIVATIONS, wide.dtype)[:, None, :, None]
-    active = begin + half * jnp.tanh(half * (wide + shift))
+    slope, middle, shift = jnp.array(_ACTIVATIONS, wide.dtype)[:, None, :, None]
+    active = middle + slope * jnp.tanh(slope * (wide + shift))
     return tuple(jnp.unstack(active.astype(gates.dtype), axis=1))
 
 
