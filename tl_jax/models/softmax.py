@@ -1,6 +1,6 @@
 """The softmax over a vocabulary: in full, or by a sample of its words."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,9 @@ def _softmax_loss_forward(
     narrow = kernel.astype(dtype)
     wide = transposed(jnp.concatenate([narrow, bias[:, None].astype(dtype)], axis=1))
 
-    def some(sums: tuple[Array, Array], part: tuple[Array, ...]) -> tuple[Any, Array]:
+    def some(
+        sums: tuple[jax.Array, jax.Array], part: tuple[Array, ...]
+    ) -> tuple[tuple[jax.Array, jax.Array], Array]:
         total, to_wide = sums
         states, targets, weights = part
         flat, share = states.reshape(-1, width), weights.reshape(-1, 1)
